@@ -175,7 +175,7 @@ def _from_hub(name: str) -> str:
     except (LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
-            f"{name}: no such folder, not in the local hub cache, and the hub cannot be reached ({reason}); {MODEL_HINT}"
+            f"{name}: no such folder, not in the hub cache, and the hub cannot be reached ({reason}); {MODEL_HINT}"
         ) from error
     check_checkpoint(folder)
     return folder
