@@ -178,7 +178,7 @@ class Ledger:
 
     def iterations(self) -> list[int]:
         """The iterations that have a folder, ascending."""
-        return sorted(int(entry.base_name) for entry in self._folder.list("iterations") if entry.base_name.isdigit())
+        return sorted(int(entry.base_name) for entry in self._folder.entries("iterations") if entry.base_name.isdigit())
 
     def checkpoint_dir(self, iteration: int) -> str:
         """Where the iteration's checkpoint belongs, an absolute path or a URI; not created here."""
@@ -233,7 +233,7 @@ class Ledger:
         return Folder(self.path)
 
     def _parts(self, iteration: int, kind: str) -> list[str]:
-        names = [entry.base_name for entry in self._folder.list(_of(iteration, kind)) if entry.is_file]
+        names = [entry.base_name for entry in self._folder.entries(_of(iteration, kind)) if entry.is_file]
         return sorted(name for name in names if name.startswith("part-") and name.endswith(".parquet"))
 
     def _prompt_ids(self, iteration: int, part: str) -> list[str]:

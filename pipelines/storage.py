@@ -48,14 +48,14 @@ class Folder:
     def info(self, name: str = "") -> pafs.FileInfo:
         return self.fs.get_file_info(self.at(name))
 
-    def list(self, name: str = "") -> list[pafs.FileInfo]:
+    def entries(self, name: str = "") -> list[pafs.FileInfo]:
         """What lies directly in a sub-folder; nothing when there is none."""
         return self.fs.get_file_info(pafs.FileSelector(self.at(name), allow_not_found=True))
 
     def claim(self) -> bool:
         """Make the folder; False when it is there already. Exclusive locally, best effort in an object store."""
         if not self.local:
-            return not self.list()
+            return not self.entries()
         os.makedirs(os.path.dirname(self.at()), exist_ok=True)
         try:
             os.mkdir(self.at())
@@ -124,7 +124,7 @@ class Folder:
         if info.is_file:
             lines = self.read(name).split(b"\n")
         else:
-            lines = [self.read(f"{name}/{base}") for base in sorted(entry.base_name for entry in self.list(name))]
+            lines = [self.read(f"{name}/{base}") for base in sorted(entry.base_name for entry in self.entries(name))]
         records = []
         for line in filter(None, lines):
             with contextlib.suppress(ValueError):
