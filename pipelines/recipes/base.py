@@ -23,6 +23,7 @@ class JudgeStep:
     protocol: str  # a name in actors.judge.PROTOCOLS
     sampling: Sampling
     template: str
+    structured: bool = False  # let the engine hold the reply to the protocol's form
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class MetaJudgeStep:
 
     sampling: Sampling
     template: str
+    structured: bool = False
 
 
 Step = SampleStep | JudgeStep | MetaJudgeStep

@@ -1,0 +1,96 @@
+"""The judge: scores one response, or compares two. Recipes and the HTTP endpoint use this same code."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from actors.engine import Completion
+from actors.speaker import Speaker
+from actors.verdicts import Reading, as_listed, parse_pairwise, parse_score
+from pipelines.config import Sampling
+from pipelines.prompts import load
+from pipelines.recipes.base import Context, JudgeStep
+from pipelines.records import Group, Judgement, Sample, record_id, record_seed
+from pipelines.steps.render import judge_messages
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a kind of judgement is asked for and read."""
+
+    template: str
+    responses: int  # how many responses one judgement reads
+    parse: Callable[[str, bool], Reading[Any]]
+    pattern: str  # regular expression of a readable reply, for engines with structured outputs
+
+
+PROTOCOLS = {
+    "additive": Protocol(
+        "judge_additive", 1, lambda text, cut: parse_score(text, 0, 5, cut), r"(.|\n){1,600}\nScore: [0-5]"
+    ),
+    "pairwise": Protocol(
+        "judge_pairwise", 2, lambda text, cut: parse_pairwise(text, cut), r"(.|\n){1,600}\nWinner: (A|B|tie)"
+    ),
+}
+
+
+class Judge:
+    """Asks the model for judgements and reads them."""
+
+    def __init__(self, speaker: Speaker):
+        self._speaker = speaker
+
+    async def judge(
+        self, group: Group, samples: list[Sample], step: JudgeStep, context: Context, version: str, order: int = 0
+    ) -> list[Judgement]:
+        """`step.sampling.n` judgements of one sample (pointwise) or two (pairwise); `order` 1 shows them swapped."""
+        ids = [sample["sample_id"] for sample in samples]
+        place = (context.run_seed, context.recipe, context.iteration, group["prompt_id"], "judge", *ids, order)
+        completions = await self.ask(
+            group, samples, step.protocol, step.sampling, record_seed(*place), record_id(*place), version, order,
+            step.template, step.structured,
+        )
+        return [
+            read_judgement(c, ids, order, step.protocol, step.template, record_id(*place, c.index)) for c in completions
+        ]
+
+    async def ask(
+        self,
+        group: Group,
+        samples: list[Sample],
+        protocol: str,
+        sampling: Sampling,
+        seed: int | None,
+        request_id: str,
+        version: str | None,
+        order: int,
+        template: str,
+        structured: bool,
+    ) -> list[Completion]:
+        """The raw replies; with `structured` the engine itself keeps the reply's form."""
+        shown = samples[::-1] if order else samples
+        constraint = {"regex": PROTOCOLS[protocol].pattern} if structured else None
+        messages = judge_messages(template, group, *shown)
+        return await self._speaker.reply(messages, sampling, seed, request_id, version, constraint)
+
+
+def read_judgement(
+    completion: Completion, sample_ids: list[str], order: int, protocol: str, template: str, judgement_id: str
+) -> Judgement:
+    """A judge's reply as a record; an unreadable one keeps its text and its status, never a score."""
+    reading = PROTOCOLS[protocol].parse(completion.text, completion.finish_reason == "length")
+    pairwise = PROTOCOLS[protocol].responses == 2
+    return Judgement(
+        judgement_id=judgement_id,
+        sample_ids=sample_ids,
+        order=order,
+        index=completion.index,
+        text=completion.text,
+        token_ids=completion.token_ids,
+        value=None if pairwise else reading.value,
+        verdict=as_listed(reading.value, order) if pairwise else None,
+        status=reading.status,
+        seed=completion.seed or 0,
+        weight_version=completion.weight_version,
+        prompt_hash=load(template).hash,
+    )

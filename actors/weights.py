@@ -1,0 +1,162 @@
+"""Versioned weights: publish a checkpoint, then move every replica of a model to it, or none.
+
+`sync` has two phases. *Prepare*: each replica fetches and checks the tensors while it still serves the old version.
+*Load*: each replica closes its gate (requests wait), loads, and keeps the gate closed until all have loaded; then all
+open with the new version, or, if any failed, all go back to the old one. No reply is ever made by two versions.
+"""
+
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+
+from actors.checkpoints import TensorInfo, compare_manifests, read_manifest, weight_files
+from actors.engine import WeightError
+
+Manifest = dict[str, TensorInfo]
+
+
+@dataclass(frozen=True)
+class WeightSource:
+    """One published version: where its tensors are, and what they must look like."""
+
+    model: str
+    version: str
+    transport: str
+    folder: str  # the checkpoint on shared storage; object_store needs it only for configuration and tokenizer
+    manifest: Manifest
+    buckets: dict[str, Any] = field(default_factory=dict)  # shard name -> object reference of its bytes
+
+
+class Transport(ABC):
+    """How tensors travel from a checkpoint to a replica's host."""
+
+    @abstractmethod
+    def publish(self, model: str, version: str, folder: str) -> WeightSource:
+        """Offer the checkpoint in `folder` as `version`."""
+
+    @abstractmethod
+    def fetch(self, source: WeightSource) -> str:
+        """Folder on this host whose safetensors shards hold `source`; not yet checked."""
+
+
+class CheckpointTransport(Transport):
+    """Safetensors on storage that every node sees."""
+
+    def publish(self, model: str, version: str, folder: str) -> WeightSource:
+        return WeightSource(model, version, "checkpoint", folder, dict(read_manifest(folder)))
+
+    def fetch(self, source: WeightSource) -> str:
+        return source.folder
+
+
+class ObjectStoreTransport(Transport):
+    """Shards as Ray objects: no shared storage needed, one copy a node."""
+
+    def publish(self, model: str, version: str, folder: str) -> WeightSource:
+        buckets = {shard.name: ray.put(np.fromfile(shard, dtype=np.uint8)) for shard in weight_files(folder)}
+        return WeightSource(model, version, "object_store", folder, dict(read_manifest(folder)), buckets)
+
+    def fetch(self, source: WeightSource) -> str:
+        memory = Path("/dev/shm")
+        folder = tempfile.mkdtemp(prefix=f"appellate-{source.version}-", dir=memory if memory.is_dir() else None)
+        for name, reference in source.buckets.items():
+            ray.get(reference, timeout=300).tofile(Path(folder) / name)
+        return folder
+
+
+TRANSPORTS: dict[str, Transport] = {"checkpoint": CheckpointTransport(), "object_store": ObjectStoreTransport()}
+
+
+def publish(model: str, version: str, folder: str, transport: str) -> WeightSource:
+    """Offer the checkpoint in `folder` to the replicas of `model`; loads nothing yet."""
+    return TRANSPORTS[transport].publish(model, version, folder)
+
+
+def fetch_checked(source: WeightSource, expected: Manifest | None) -> str:
+    """Fetch `source` and check every tensor's name, shape, dtype and checksum; raises WeightError naming what differs.
+
+    `expected` is what the running engine holds (names, shapes, dtypes); None for a replica that is just starting.
+    """
+    folder = TRANSPORTS[source.transport].fetch(source)
+    found = read_manifest(folder)
+    problems = compare_manifests(source.manifest, found)
+    problems += [
+        f"{name}: checksum differs from the published one"
+        for name, info in source.manifest.items()
+        if name in found and found[name].sha256 != info.sha256
+    ]
+    if expected is not None:
+        problems += compare_manifests(expected, source.manifest)
+    if problems:
+        raise WeightError(f"version {source.version}: " + "; ".join(problems[:5]))
+    return folder
+
+
+class SyncError(RuntimeError):
+    """No replica has the new version; the message names replica, phase, version and cause."""
+
+
+@dataclass(frozen=True)
+class SyncReport:
+    """Seconds each phase took, and how many replicas took part."""
+
+    version: str
+    replicas: int
+    prepare_s: float
+    load_s: float  # gates closed: what a waiting request can see
+
+
+def sync(
+    broadcast: Callable[..., list[dict[str, Any]]],
+    set_current: Callable[[WeightSource], None],
+    source: WeightSource,
+    deadline_s: float,
+    drain_s: float,
+) -> SyncReport:
+    """Move all replicas to `source`, or leave all on the version they have; raises SyncError.
+
+    `broadcast(method, *args, timeout_s=...)` calls every replica and returns one outcome each: {"replica", "ok",
+    "version", "error"}. `set_current` records the version that a starting replica loads.
+    """
+    end = time.monotonic() + deadline_s
+
+    def call(phase: str, *args: Any) -> list[dict[str, Any]]:
+        outcomes = broadcast(phase, *args, timeout_s=max(1.0, end - time.monotonic()))
+        bad = [outcome for outcome in outcomes if not outcome["ok"]]
+        if bad or not outcomes:
+            names = "; ".join(f"replica {outcome['replica']}: {outcome['error']}" for outcome in bad)
+            raise SyncError(f"weights {source.model}@{source.version}, {phase}: {names or 'no replica answered'}")
+        return outcomes
+
+    def undo() -> None:
+        broadcast("restore_weights", timeout_s=max(60.0, end - time.monotonic()))
+
+    started = time.monotonic()
+    try:
+        call("prepare_weights", source)
+        prepared = time.monotonic()
+        loaded = call("load_weights", source.version, drain_s)
+    except SyncError:
+        undo()
+        raise
+    except Exception as error:
+        undo()
+        raise SyncError(f"weights {source.model}@{source.version}: {error!r}") from error
+    set_current(source)
+    call("resume", source.version)
+    done = time.monotonic()
+    # A replica that started meanwhile may hold the old version; bring it along before anyone relies on the new one.
+    late = [outcome for outcome in broadcast("status", timeout_s=60.0) if outcome["version"] != source.version]
+    if late:
+        remaining = end - time.monotonic()
+        if remaining <= 0:
+            raise SyncError(f"weights {source.model}@{source.version}: {len(late)} replicas are late at the deadline")
+        return sync(broadcast, set_current, source, remaining, drain_s)
+    return SyncReport(source.version, len(loaded), prepared - started, done - prepared)

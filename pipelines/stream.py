@@ -1,0 +1,171 @@
+"""Groups stream through the role stages, pairs through the reference: Ray Data over async actors.
+
+Each stage is one Ray Data operator whose actor works on many groups at once and waits on the model pools, so stages
+overlap and the engines stay full. The last stage commits, so what the driver sees is already on disk.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy
+
+from actors.chat import ChatFormat
+from actors.judge import PROTOCOLS, Judge
+from actors.meta_judge import MetaJudge
+from actors.policy import Policy
+from actors.pool import PoolClient
+from actors.reference import Reference
+from actors.speaker import PromptTooLong, Speaker
+from pipelines.config import RunConfig
+from pipelines.ledger import Ledger
+from pipelines.recipes.base import Context, JudgeStep, MetaJudgeStep, SampleStep, Step
+from pipelines.records import Group, Pair, groups_table, pairs_table
+from pipelines.steps.meta import meta_judge_pairs
+
+
+class RoleStage:
+    """A Ray Data callable: an Arrow batch of groups in, the same groups with one more kind of record out."""
+
+    def __init__(self, run: str, config: dict[str, Any], folder: str, step: Step, context: Context, version: str):
+        from pipelines.config import load_dump
+
+        settings = load_dump(config)
+        role = {SampleStep: "policy", JudgeStep: "judge", MetaJudgeStep: "meta_judge"}[type(step)]
+        model = settings.roles[role]
+        stream = settings.stream
+        client = PoolClient(run, model, stream.request_timeout_s, stream.unavailable_timeout_s)
+        speaker = Speaker(client, ChatFormat.load(folder), settings.models[model].max_model_len)
+        self._step, self._context, self._version = step, context, version
+        self._policy, self._judge, self._meta_judge = Policy(speaker), Judge(speaker), MetaJudge(speaker)
+
+    async def __call__(self, batch: pa.Table) -> pa.Table:
+        groups: list[Group] = batch.to_pylist()  # ty: ignore[invalid-assignment]
+        return groups_table(list(await asyncio.gather(*(self._work(group) for group in groups))))
+
+    async def _work(self, group: Group) -> Group:
+        if group["dropped"]:
+            return group
+        try:
+            if isinstance(self._step, SampleStep):
+                made = await self._policy.sample(group, self._step, self._context, self._version)
+                return {**group, "samples": group["samples"] + made}
+            if isinstance(self._step, JudgeStep):
+                return {**group, "judgements": await self._judgements(group, self._step)}
+            return {**group, "meta_judgements": await self._meta_judgements(group, self._step)}
+        except PromptTooLong:
+            return {**group, "dropped": "prompt_too_long"}
+
+    async def _judgements(self, group: Group, step: JudgeStep) -> list[Any]:
+        samples = group["samples"]
+        if PROTOCOLS[step.protocol].responses == 1:
+            calls = [([sample], 0) for sample in samples]
+        else:
+            calls = [([a, b], order) for i, a in enumerate(samples) for b in samples[i + 1 :] for order in (0, 1)]
+        replies = await asyncio.gather(
+            *(self._judge.judge(group, some, step, self._context, self._version, order) for some, order in calls)
+        )
+        return [judgement for reply in replies for judgement in reply]
+
+    async def _meta_judgements(self, group: Group, step: MetaJudgeStep) -> list[Any]:
+        replies = await asyncio.gather(
+            *(
+                self._meta_judge.compare(group, pair, order, step, self._context, self._version)
+                for pair in meta_judge_pairs(group, self._context)
+                for order in (0, 1)
+            )
+        )
+        return [verdict for reply in replies for verdict in reply]
+
+
+class CommitGroups:
+    """The last stage: groups become an atomic part file, and a small row tells the driver."""
+
+    def __init__(self, ledger: Ledger, iteration: int):
+        self._ledger, self._iteration = ledger, iteration
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        groups: list[Group] = batch.to_pylist()  # ty: ignore[invalid-assignment]
+        self._ledger.commit_groups(self._iteration, groups)
+        judgements = [j for g in groups for j in g["judgements"]]
+        tokens = sum(s["n_tokens"] for g in groups for s in g["samples"])
+        tokens += sum(len(j["token_ids"]) for j in judgements)
+        row = {
+            "groups": len(groups),
+            "tokens": tokens,
+            "judgements": len(judgements),
+            "parsed": sum(j["status"] == "ok" for j in judgements),
+        }
+        return pa.Table.from_pylist([row])
+
+
+class ReferenceStage:
+    """A Ray Data callable: pairs in, pairs with prompt ids and reference log-probabilities out."""
+
+    def __init__(self, run: str, config: dict[str, Any], folder: str, version: str):
+        from pipelines.config import load_dump
+
+        settings = load_dump(config)
+        stream = settings.stream
+        client = PoolClient(
+            run, settings.roles["reference"], stream.request_timeout_s, stream.unavailable_timeout_s
+        )
+        self._reference, self._version = Reference(client, ChatFormat.load(folder)), version
+
+    async def __call__(self, batch: pa.Table) -> pa.Table:
+        pairs: list[Pair] = batch.to_pylist()  # ty: ignore[invalid-assignment]
+        return pairs_table(list(await asyncio.gather(*(self._reference.score(p, self._version) for p in pairs))))
+
+
+def stream_groups(
+    run: str, config: RunConfig, dump: dict[str, Any], folder: str, groups: list[Group], steps: list[Step],
+    context: Context, version: str, ledger: Ledger,
+) -> Iterator[dict[str, int]]:
+    """Run `steps` over `groups` and commit them; yields {"groups", "tokens", "judgements", "parsed"} as parts land."""
+    rows = groups_table(groups)
+    dataset = ray.data.from_arrow([rows.slice(i, 1) for i in range(rows.num_rows)])
+    for step in steps:
+        arguments = {"run": run, "config": dump, "folder": folder, "step": step, "context": context, "version": version}
+        dataset = _stage(dataset, RoleStage, arguments, config.stream.groups_in_flight)
+    dataset = dataset.map_batches(
+        CommitGroups,
+        fn_constructor_kwargs={"ledger": ledger, "iteration": context.iteration},
+        batch_size=config.stream.groups_per_part,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(size=1),
+        num_cpus=0.05,
+    )
+    yield from dataset.iter_rows(prefetch_batches=0)  # ty: ignore[invalid-yield]
+
+
+def stream_pairs(
+    run: str, config: RunConfig, dump: dict[str, Any], folder: str, pairs: list[Pair], version: str,
+    done: Callable[[int], None],
+) -> list[Pair]:
+    """The pairs with reference log-probabilities, in the order given."""
+    rows = pairs_table(pairs)
+    dataset = ray.data.from_arrow([rows.slice(i, 1) for i in range(rows.num_rows)])
+    arguments = {"run": run, "config": dump, "folder": folder, "version": version}
+    dataset = _stage(dataset, ReferenceStage, arguments, config.stream.groups_in_flight)
+    scored: list[Pair] = []
+    for row in dataset.iter_rows(prefetch_batches=0):
+        scored.append(row)  # ty: ignore[invalid-argument-type]
+        done(len(scored))
+    place = {pair["pair_id"]: i for i, pair in enumerate(pairs)}
+    return sorted(scored, key=lambda pair: place[pair["pair_id"]])
+
+
+def _stage(dataset: Any, stage: type, arguments: dict[str, Any], in_flight: int) -> Any:
+    return dataset.map_batches(
+        stage,
+        fn_constructor_kwargs=arguments,
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(size=1, max_tasks_in_flight_per_actor=2 * in_flight),
+        max_concurrency=in_flight,
+        num_cpus=0.05,
+        max_restarts=-1,
+        max_task_retries=-1,
+    )
