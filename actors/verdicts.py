@@ -57,6 +57,7 @@ _TIE = re.compile(r"(?:it(?:'s| is)[ \t]+)?(?:an?[ \t]+)?(?:tie|tied|draw|equal|
 _LETTER = re.compile(r"([A-Za-z])(?!\w)")
 # "A" before a lower-case word is the article, unless the word goes on with a verdict
 _ARTICLE = re.compile(r"A[ \t]+(?!(?:because|since|as|is|was|wins|won|over|by|for|due|and|or|but|with|than)\b)[a-z]")
+_OR_TIE = re.compile(r"[\W_]*(?:(?:or|and)[ \t]+)?(?:an?[ \t]+)?(?:tie|draw)" + _END, re.I)
 _LETTERS = re.compile(_START + r"[AB](?!\w)")
 
 _BRACKETED = re.compile(r"[<\[({]+([^<>\[\](){}\n]{0,80})[>\])}]+")
@@ -140,7 +141,7 @@ def _last(
         if found is None or (inside >= 0 and found.end <= spans[inside][1]):
             continue
         if last is None:
-            last, line_start = found, text.rfind("\n", 0, anchor.start()) + 1
+            last, line_start = found, _line_start(text, anchor.start())
             if truncated and not _complete(text, line_start, found):
                 return Reading(None, "truncated")
         elif last.reading.status == "ok" and found.reading != last.reading:
@@ -157,7 +158,9 @@ def _complete(text: str, line_start: int, found: _Found) -> bool:
     unit = _UNIT.match(tail)
     tail = tail[unit.end():] if unit else tail
     line = text[line_start:found.end] + found.tail
-    balanced = line.count("*") % 2 == 0 and all(line.count(a) == line.count(b) for a, b in ("<>", "[]", "()", "{}"))
+    stars = line.count("**"), line.replace("**", "").count("*")
+    brackets = [line.count(left) == line.count(right) for left, right in ("<>", "[]", "()", "{}")]
+    balanced = all(brackets) and not any(n % 2 for n in stars)
     cut_number = tail.endswith(".") and not after  # "4." may have become "4.5"
     return balanced and not after.strip() and not tail.strip(_CLOSING + ".") and not cut_number
 
@@ -225,7 +228,7 @@ def _winner(value: str, text: str, start: int, end: int) -> _Found[str]:
     """The reading of one winner, unless the rest of its line names another one."""
     tail = text[start:end]
     others = {m[0] for m in _LETTERS.finditer(tail) if not _ARTICLE.match(tail, m.start())} - {value}
-    unsure = len(others) == 1 or (value != "tie" and re.match(r"[\W_]*(?:or|and|/)?[\W_]*(?:a[ \t]+)?(?:tie|draw)\b", tail))
+    unsure = len(others) == 1 or (value != "tie" and _OR_TIE.match(tail))
     return _Found(Reading(None, "ambiguous") if unsure else Reading(value, "ok"), start, tail)
 
 
@@ -233,6 +236,12 @@ def _skip(text: str, start: int, end: int, characters: str) -> int:
     while start < end and text[start] in characters:
         start += 1
     return start
+
+
+def _line_start(text: str, position: int) -> int:
+    """Start of the line, or of the window where the line is longer."""
+    limit = max(0, position - WINDOW)
+    return max(limit, text.rfind("\n", limit, position) + 1)
 
 
 def _line_end(text: str, start: int) -> int:

@@ -1,0 +1,87 @@
+"""Views of a group that stages and recipes share: which samples count, what their judgements say, what is compared.
+
+Nothing depends on the order in which samples or judgements arrived: all choices go by `index`, then by id.
+"""
+
+from actors.verdicts import Reading, as_listed, parse_pairwise, parse_score
+from pipelines.recipes.base import Context
+from pipelines.records import Group, Judgement, MetaJudgement, Sample
+from pipelines.steps.aggregate import mean
+from pipelines.steps.select import max_variance
+
+
+def distinct_samples(group: Group) -> list[Sample]:
+    """The samples in index order without repeated texts (R4): the ones that are judged and paired."""
+    by_text: dict[str, Sample] = {}
+    for sample in sorted(group["samples"], key=lambda s: (s["index"], s["sample_id"])):
+        by_text.setdefault(sample["text"].strip(), sample)
+    return list(by_text.values())
+
+
+def read_judgement(judgement: Judgement, low: float = 0, high: float = 5) -> Judgement:
+    """The judgement with `value`, `verdict` and `status` read again from its text; one cut off at its limit stays so.
+
+    Whether the engine cut the text is known only to `status`, so "truncated" is the one derived value that is kept.
+    """
+    if judgement.get("status") == "truncated":
+        return {**judgement, "value": None, "verdict": None}
+    if len(judgement["sample_ids"]) == 2:
+        shown = parse_pairwise(judgement["text"])
+        verdict = as_listed(shown.value, judgement["order"])
+        return {**judgement, "value": None, "verdict": verdict, "status": shown.status}
+    score = parse_score(judgement["text"], low, high)
+    return {**judgement, "value": score.value, "verdict": None, "status": score.status}
+
+
+def read_meta_judgement(judgement: MetaJudgement) -> MetaJudgement:
+    """The meta-judgement with `winner` (among judgement_a and judgement_b, whatever was shown first) read again."""
+    if judgement.get("status") == "truncated":
+        return {**judgement, "winner": None}
+    shown: Reading[str] = parse_pairwise(judgement["text"])
+    return {**judgement, "winner": as_listed(shown.value, judgement["order"]), "status": shown.status}
+
+
+def scored_judgements(group: Group) -> dict[str, list[Judgement]]:
+    """The readable pointwise judgements of every distinct sample, by sample id, in index order.
+
+    A sample without any is absent: it has no score (recipes never put a number in place of a missing judgement).
+    """
+    kept = {s["sample_id"] for s in distinct_samples(group)}
+    found: dict[str, list[Judgement]] = {}
+    for judgement in sorted(group["judgements"], key=lambda j: (j["index"], j["judgement_id"])):
+        ids = judgement["sample_ids"]
+        if len(ids) == 1 and ids[0] in kept and judgement["status"] == "ok" and judgement.get("value") is not None:
+            found.setdefault(ids[0], []).append(judgement)
+    return found
+
+
+def values(judgements: list[Judgement]) -> list[float]:
+    """Their scores."""
+    return [value for j in judgements if (value := j.get("value")) is not None]
+
+
+def sample_scores(group: Group) -> dict[str, float]:
+    """S(y): the mean readable score of every sample that has one."""
+    means = {sample_id: mean(values(judged)) for sample_id, judged in scored_judgements(group).items()}
+    return {sample_id: score for sample_id, score in means.items() if score is not None}
+
+
+def meta_judged_sample(group: Group, context: Context, among: set[str] | None = None) -> str | None:
+    """The response whose judgements the meta-judge compares: the largest variance of scores, ties by seeded hash.
+
+    Only responses with two or more readable judgements qualify, and only those in `among` where it is given
+    (R4, 2407.19594 section 2, judge data).
+    """
+    judged = {i: values(js) for i, js in scored_judgements(group).items() if among is None or i in among}
+    return max_variance({i: v for i, v in judged.items() if len(v) > 1}, context.run_seed)
+
+
+def meta_judge_pairs(group: Group, context: Context) -> list[tuple[Judgement, Judgement]]:
+    """Every unordered pair of readable judgements of the selected response, each to be shown in both orders.
+
+    N(N-1)/2 pairs for N readable judgements; empty when no response has two. The group's judgements carry `status` and
+    `value`, as a stage or `read_judgement` fills them.
+    """
+    selected = meta_judged_sample(group, context)
+    judged = scored_judgements(group).get(selected, []) if selected else []
+    return [(a, b) for i, a in enumerate(judged) for b in judged[i + 1:]]

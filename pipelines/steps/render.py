@@ -1,0 +1,69 @@
+"""What every role is shown. Stages that ask a model and recipes that build pairs use the same functions.
+
+A pair's `messages` must be, token for token, what the model saw when it wrote the two continuations, so nothing outside
+this module builds a conversation.
+"""
+
+from pipelines.prompts import load
+from pipelines.records import Group, Judgement, Message, Sample
+
+_SPEAKERS = {"user": "User", "assistant": "Assistant", "system": "System"}
+
+
+def prompt_messages(group: Group, template: str | None = None) -> list[Message]:
+    """The conversation the policy answers: the group's own, its last user turn put through `template` if there is one.
+
+    Raises ValueError when a template is asked for and the conversation has no user turn.
+    """
+    messages = [Message(role=m["role"], content=m["content"]) for m in group["messages"]]
+    if template is None:
+        return messages
+    last = max((i for i, m in enumerate(messages) if m["role"] == "user"), default=None)
+    if last is None:
+        raise ValueError(f"prompt {group['prompt_id']}: no user message to put into template {template!r}")
+    messages[last] = Message(role="user", content=load(template).render(prompt=messages[last]["content"]))
+    return messages
+
+
+def transcript(messages: list[Message]) -> str:
+    """A conversation as the text a judge reads: the bare question of a single user turn, else labelled turns."""
+    if len(messages) == 1 and messages[0]["role"] == "user":
+        return messages[0]["content"]
+    return "\n\n".join(f"{_SPEAKERS.get(m['role'], m['role'])}: {m['content']}" for m in messages)
+
+
+def judge_messages(template: str, group: Group, *shown: Sample) -> list[Message]:
+    """What the judge is asked about one sample, or about two in the order shown; the judge sees the bare question."""
+    prompt = transcript(group["messages"])
+    if len(shown) == 1:
+        text = load(template).render(prompt=prompt, response=shown[0]["text"])
+    elif len(shown) == 2:
+        text = load(template).render(prompt=prompt, response_a=shown[0]["text"], response_b=shown[1]["text"])
+    else:
+        raise ValueError(f"prompt {group['prompt_id']}: a judge reads one or two samples, got {len(shown)}")
+    return [Message(role="user", content=text)]
+
+
+def meta_messages(template: str, group: Group, first: Judgement, second: Judgement) -> list[Message]:
+    """What the meta-judge is asked about two judgements of one sample, in the order shown (R4, 2407.19594 section 2).
+
+    Raises ValueError when they judge different samples or a sample the group does not have.
+    """
+    if first["sample_ids"] != second["sample_ids"] or len(first["sample_ids"]) != 1:
+        raise ValueError(
+            f"judgements {first['judgement_id']} and {second['judgement_id']} are not of one and the same sample"
+        )
+    sample = sample_by_id(group, first["sample_ids"][0])
+    text = load(template).render(
+        prompt=transcript(group["messages"]), response=sample["text"], judgement_a=first["text"],
+        judgement_b=second["text"],
+    )
+    return [Message(role="user", content=text)]
+
+
+def sample_by_id(group: Group, sample_id: str) -> Sample:
+    """The sample with this id; raises ValueError when the group has none."""
+    for sample in group["samples"]:
+        if sample["sample_id"] == sample_id:
+            return sample
+    raise ValueError(f"prompt {group['prompt_id']}: no sample {sample_id}")
