@@ -6,7 +6,10 @@ YAML file, and `key=value` words from the command line. Unknown keys fail and na
 
 import difflib
 import os
+import re
+import typing
 from pathlib import Path
+from types import UnionType
 from typing import Any, Literal
 
 import yaml
@@ -18,9 +21,11 @@ class ConfigError(ValueError):
 
 
 class Strict(BaseModel):
-    """Base of every settings class: frozen, and unknown keys are errors."""
+    """Base of every settings class: frozen; unknown keys and infinite numbers are errors; `name=7` is text."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False, coerce_numbers_to_str=True
+    )
 
 
 class Sampling(Strict):
@@ -86,7 +91,7 @@ class SyncConfig(Strict):
 
     transport: Literal["checkpoint", "object_store"] = "checkpoint"
     deadline_s: float = Field(600, gt=0, description="all phases together")
-    drain_s: float = Field(5.0, ge=0, description="replies still running after this are started again on the new weights")
+    drain_s: float = Field(5.0, ge=0, description="replies still running after this start again on the new weights")
 
 
 class StreamConfig(Strict):
@@ -111,7 +116,8 @@ class RunConfig(Strict):
     on_bad_rows: Literal["fail", "quarantine"] = "fail"
     iterations: PositiveInt = 1
     seed: int = Field(0, ge=0)
-    name: str | None = Field(None, description="run name; date and a letter when empty", pattern=r"^[A-Za-z0-9._-]+$")
+    name: str | None = Field(None, description="run name; date and a letter when empty", max_length=100,
+                             pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     runs_dir: str = "runs"
     address: str | None = Field(None, description="Ray cluster to join; a local one is started when empty")
     method: Any = Field(description="the recipe's own settings")
@@ -166,31 +172,47 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-def parse_assignment(word: str) -> dict[str, Any]:
-    """`a.b=value` as a nested dictionary; the value is read as YAML (numbers, lists, null)."""
-    key, sep, text = word.partition("=")
-    if not sep or not key:
-        raise ConfigError(f"{word!r} is not key=value")
-    value: Any = yaml.safe_load(text) if text else ""
-    if isinstance(value, str):
-        value = _number(value)
-    for part in reversed(key.strip().split(".")):
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 scalars: 5e-6 is a number, and 2026-01-01, `no` and 007 are text (pydantic reads `no` as false)."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":merge"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?(0|[1-9][0-9]*)", "-+0123456789"),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+     "-+.0123456789"),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
+
+
+def read_yaml(text: str, where: str) -> Any:
+    """The value of a YAML text; raises ConfigError that names `where`."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def nest(key: str, value: Any) -> dict[str, Any]:
+    """`a.b` and a value as nested dictionaries."""
+    parts = key.strip().split(".")
+    if not all(parts):
+        raise ConfigError(f"{key!r} is not a key; write names with single dots between them, as in training.beta")
+    for part in reversed(parts):
         value = {part: value}
     return value
 
 
-def _number(text: str) -> Any:
-    """YAML 1.1 reads 5e-6 as text; people mean a number."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
-def _numbers(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _numbers(v) for k, v in value.items()}
-    return _number(value) if isinstance(value, str) and "e-" in value.lower() else value
+def parse_assignment(word: str) -> dict[str, Any]:
+    """`a.b=value` as a nested dictionary; the value is read as YAML (numbers, lists), and no value is null."""
+    key, sep, text = word.partition("=")
+    if not sep or not key.strip():
+        raise ConfigError(f"{word!r} is not key=value")
+    return nest(key, read_yaml(text, f"{key} (quote the value if it is text)"))
 
 
 def known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
@@ -198,9 +220,10 @@ def known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
     keys: list[str] = []
     for name, field in model.model_fields.items():
         keys.append(prefix + name)
-        annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            keys += known_keys(annotation, f"{prefix}{name}.")
+        union = typing.get_origin(field.annotation) in (typing.Union, UnionType)
+        for annotation in typing.get_args(field.annotation) if union else [field.annotation]:
+            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+                keys += known_keys(annotation, f"{prefix}{name}.")
     return keys
 
 
@@ -229,17 +252,19 @@ def resolve(
         if not path.is_file():
             raise ConfigError(f"{path}: no such file")
         try:
-            loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{path}: not valid YAML: {error}") from error
+            loaded = read_yaml(path.read_text(encoding="utf-8"), str(path))
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from error
         if not isinstance(loaded, dict) or not isinstance(loaded.get("recipe"), str):
             raise ConfigError(f"{path}: needs a `recipe:` line and settings below it")
         name = loaded.pop("recipe")
-        profile = profile or loaded.pop("profile", None)
-        loaded.pop("profile", None)
-        layers.append(_numbers(loaded))
+        layers += [nest(str(key), value) for key, value in loaded.items()]
     layers += [parse_assignment(word) for word in assignments]
-    return from_layers(name, layers, profile)
+    for layer in layers:
+        if "recipe" in layer:
+            raise ConfigError(f"recipe: is the first word of the command, or a line of its file, not {layer}")
+    named = [layer.pop("profile") for layer in layers if "profile" in layer]
+    return from_layers(name, layers, profile or (str(named[-1]) if named else None))
 
 
 def from_layers(recipe_name: str, layers: list[dict[str, Any]], profile: str | None = None) -> RunConfig:
@@ -259,29 +284,58 @@ def from_layers(recipe_name: str, layers: list[dict[str, Any]], profile: str | N
     }
     for layer in [PROFILES[profile], *layers]:
         merged = merge(merged, layer)
-    valid = known_keys(RunConfig) + known_keys(recipe.settings, "method.")
-    for model in merged["models"]:
+    models = merged["models"] if isinstance(merged["models"], dict) else {}
+    valid = known_keys(RunConfig) + known_keys(recipe.settings, "method.") + [f"roles.{role}" for role in ROLES]
+    for model in models:
         valid += known_keys(ModelConfig, f"models.{model}.")
+    config = _validated(recipe.settings, merged, valid)
+    used = {*config.roles.values(), *PROFILES[profile]["models"]}
+    for model in config.models.keys() - used:
+        near = nearest_key(model, sorted(used))
+        hint = f", did you mean models.{near}?" if near else f"; set e.g. roles.judge={model}"
+        raise ConfigError(f"models.{model}: no role is played by this model{hint}")
+    return config
+
+
+def _validated(settings: type[BaseModel], data: dict[str, Any], valid: list[str]) -> RunConfig:
+    """The configuration of nested plain data; the ConfigError lists the problems of every section."""
+    problems: list[str] = []
     try:
-        merged["method"] = recipe.settings.model_validate(merged["method"])
-        return RunConfig.model_validate(merged)
+        data = {**data, "method": settings.model_validate(data.get("method"))}
     except ValidationError as error:
-        raise ConfigError(explain(error, valid, "method." if error.title == recipe.settings.__name__ else "")) from None
+        problems.append(explain(error, valid, "method"))
+    try:
+        config = RunConfig.model_validate(data)
+    except ValidationError as error:
+        problems.append(explain(error, valid))
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return config
 
 
 def explain(error: ValidationError, valid: list[str], prefix: str = "") -> str:
     """One line per problem, each with its key; unknown keys name the nearest valid one."""
     lines = []
     for item in error.errors():
-        key = prefix + ".".join(str(part) for part in item["loc"])
+        key = ".".join(str(part) for part in ([prefix] if prefix else []) + list(item["loc"]))
         if item["type"] == "extra_forbidden":
-            near = nearest_key(key, valid)
-            lines.append(f"{key}: unknown key" + (f", did you mean {near}?" if near else ""))
+            for unknown in _leaves(key, item["input"]):
+                near = nearest_key(unknown, valid)
+                lines.append(f"{unknown}: unknown key" + (f", did you mean {near}?" if near else ""))
         elif item["type"] == "missing":
             lines.append(f"{key}: needed, e.g. {key}=...")
         else:
-            lines.append(f"{key + ': ' if key else ''}{item['msg']} (got {item['input']!r})"[:300])
+            message = " ".join(item["msg"].removeprefix("Value error, ").split())
+            got = "" if isinstance(item["input"], (dict, BaseModel)) else f" (got {item['input']!r:.100})"
+            lines.append(f"{key + ': ' if key else ''}{message}{got}")
     return "\n".join(lines)
+
+
+def _leaves(key: str, value: Any) -> list[str]:
+    """The dotted keys below an unknown key, as its own name may be the only wrong part of them."""
+    if isinstance(value, dict) and value:
+        return [leaf for name, item in value.items() for leaf in _leaves(f"{key}.{name}", item)]
+    return [key]
 
 
 def dump(config: RunConfig) -> dict[str, Any]:
@@ -292,8 +346,8 @@ def dump(config: RunConfig) -> dict[str, Any]:
 
 
 def load_dump(data: dict[str, Any]) -> RunConfig:
-    """The configuration that `dump` wrote."""
+    """The configuration that `dump` wrote; raises ConfigError when it is of another version."""
     from pipelines.recipes import get_recipe
 
     recipe = get_recipe(data["recipe"])
-    return RunConfig.model_validate({**data, "method": recipe.settings.model_validate(data["method"])})
+    return _validated(recipe.settings, data, known_keys(RunConfig) + known_keys(recipe.settings, "method."))

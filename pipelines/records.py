@@ -85,7 +85,7 @@ class Group(TypedDict):
 
 
 class Pair(TypedDict):
-    """Two continuations of one prompt. Token ids are the engine's own; `prompt_ids` are filled with the reference pass."""
+    """Two continuations of one prompt. Token ids are the engine's own; the reference pass fills `prompt_ids`."""
 
     pair_id: str
     prompt_id: str

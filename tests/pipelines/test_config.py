@@ -1,0 +1,175 @@
+"""How a run is resolved from its layers, and what people are told when a key or value is wrong."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from pydantic import Field
+
+from pipelines import config, recipes
+from pipelines.config import ConfigError, Sampling, Strict, nearest_key, parse_assignment, resolve
+
+
+class Settings(Strict):
+    samples: Sampling = Sampling(n=8, temperature=0.8)
+    judge: Sampling | None = None
+    threshold: float = Field(0.5, ge=0, le=1)
+
+
+@pytest.fixture(autouse=True)
+def recipe(monkeypatch):
+    paper = SimpleNamespace(
+        name="paper", iterations=3, settings=Settings, training={"beta": 0.2, "learning_rate": 5e-6, "num_cpus": 2.0}
+    )
+    monkeypatch.setattr(recipes, "get_recipe", lambda name: paper)
+
+
+def problem(*words: str, file: str = "paper") -> str:
+    with pytest.raises(ConfigError) as caught:
+        resolve(file, ["prompts=p.jsonl", *words], "cpu")
+    return str(caught.value)
+
+
+def test_an_unknown_profile():
+    with pytest.raises(ConfigError, match=r"^profile: 'tpu' is unknown, valid are cpu, gpu$"):
+        resolve("paper", ["prompts=p", "profile=tpu"])
+
+
+def test_later_layers_win(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        "recipe: paper\nprofile: gpu\nprompts: p.jsonl\ntraining:\n  epochs: 2\n  beta: 0.3\nmethod.samples.n: 4\n"
+    )
+    run = resolve(str(file), ["training.beta=0.4", "models.actor.replicas=2"])
+
+    assert (run.recipe, run.iterations, run.prompts) == ("paper", 3, "p.jsonl")
+    assert (run.training.learning_rate, run.training.epochs, run.training.beta) == (5e-6, 2, 0.4)  # recipe, file, word
+    assert (run.training.use_gpu, run.training.num_cpus) == (True, 2.0)
+    assert (run.models["actor"].replicas, run.models["actor"].num_gpus) == (2, 1.0)
+    assert (run.method.samples.n, run.method.samples.temperature) == (4, 0.8)
+    assert resolve(str(file), profile="cpu").training.use_gpu is False
+    assert resolve(str(file), ["profile=cpu"]).training.use_gpu is False
+    assert resolve("paper", ["prompts=p"], "cpu").training.num_cpus == 0.5  # the profile is above the recipe
+
+
+def test_layers_do_not_leak_into_the_next_run():
+    resolve("paper", ["prompts=p", "models.actor.replicas=9", "roles.judge=reference", "training.beta=9"], "cpu")
+    run = resolve("paper", ["prompts=p"], "cpu")
+    assert (run.models["actor"].replicas, run.roles["judge"], run.training.beta) == (1, "actor", 0.2)
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("samples.n=4", "samples.n: unknown key, did you mean method.samples.n?"),
+        ("method.sample.n=4", "method.sample.n: unknown key, did you mean method.samples.n?"),
+        ("method.judge.tmperature=1", "method.judge.tmperature: unknown key, did you mean method.judge.temperature?"),
+        ("models.actor.replica=2", "models.actor.replica: unknown key, did you mean models.actor.replicas?"),
+        ("trainning.beta=1", "trainning.beta: unknown key, did you mean training.beta?"),
+        ("beta=1", "beta: unknown key, did you mean training.beta?"),
+        ("role.judge=actor", "role.judge: unknown key, did you mean roles.judge?"),
+        ("zzz=1", "zzz: unknown key"),
+        ("models.actr.replicas=2", "models.actr: no role is played by this model, did you mean models.actor?"),
+        ("roles.judge=teacher", "roles.judge: no model named 'teacher', models are actor, reference"),
+        ("roles.juge=actor", "roles.juge: unknown role, valid roles are policy, judge, meta_judge, reference"),
+        ("training.beta=0", "training.beta: Input should be greater than 0 (got 0)"),
+        ("training.beta=.inf", "training.beta: Input should be a finite number (got inf)"),
+        ("training.epochs=two", "training.epochs: Input should be a valid integer, unable to parse string as an "
+                                "integer (got 'two')"),
+        ("training=5", "training: Input should be a valid dictionary or instance of TrainingConfig (got 5)"),
+        ("models=5", "models: Input should be a valid dictionary (got 5)"),
+        ("method=5", "method: Input should be a valid dictionary or instance of Settings (got 5)"),
+        ("method.threshold=2", "method.threshold: Input should be less than or equal to 1 (got 2)"),
+        ("prompts=", "prompts: Input should be a valid string (got None)"),
+        ("name=..", "name: String should match pattern '^[A-Za-z0-9][A-Za-z0-9._-]*$' (got '..')"),
+        ("recipe=irpo", "recipe: is the first word of the command, or a line of its file, not {'recipe': 'irpo'}"),
+        ("training.beta", "'training.beta' is not key=value"),
+        ("=1", "'=1' is not key=value"),
+        ("training..beta=1", "'training..beta' is not a key; write names with single dots between them, as in "
+                             "training.beta"),
+    ],
+)
+def test_what_people_are_told(word, expected):
+    assert problem(word) == expected
+
+
+def test_every_problem_is_one_line_and_all_are_listed():
+    lines = problem("method.threshold=2", "training.beta=0", "nmae=x").splitlines()
+    assert [line.split(":")[0] for line in lines] == ["method.threshold", "training.beta", "nmae"]
+    assert len(problem("prompts=[1").splitlines()) == 1
+    assert len(problem("prompts=[a, 'b\n c']").splitlines()) == 1
+    with pytest.raises(ConfigError, match=r"^prompts: needed, e\.g\. prompts=\.\.\.$"):
+        resolve("paper", [], "cpu")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("5e-6", 5e-6), ("1E3", 1000.0), (".5", 0.5), ("-2", -2), ("1.", 1.0), ("true", True), ("no", "no"), ("", None),
+     ("null", None), ("[1, 2e-1]", [1, 0.2]), ("2026-01-01", "2026-01-01"), ("007", "007"), ("nan", "nan"),
+     ("a=b", "a=b"), ("12:30", "12:30"), ('"5"', "5"), ("1_000", "1_000"), ("e-6", "e-6")],
+)
+def test_values_are_read_as_people_mean_them(text, expected):
+    value = parse_assignment(f"a.b={text}")["a"]["b"]
+    assert value == expected
+    assert type(value) is type(expected)
+
+
+def test_values_reach_their_types():
+    run = resolve("paper", ["prompts=p", "name=7", "training.learning_rate=5e-6", "prompts_limit=1e3",
+                            "serve.enabled=no", "models.actor.path=", "stream.groups_in_flight=1_000"], "cpu")
+    assert (run.name, run.training.learning_rate, run.prompts_limit) == ("7", 5e-6, 1000)
+    assert (run.serve.enabled, run.models["actor"].path, run.stream.groups_in_flight) == (False, None, 1000)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"recipe: [", "not valid YAML"),
+        (b"- recipe", "needs a `recipe:` line"),
+        (b"", "needs a `recipe:` line"),
+        (b"recipe: paper\nprompts: \xff\n", "not UTF-8"),
+        (b"recipe: paper\nprompts: p\ntraining: {bta: 1}", "training.bta: unknown key, did you mean training.beta?"),
+        (b"recipe: paper\nprompts: p\n3: 4", "3: unknown key"),
+    ],
+)
+def test_files_that_cannot_be_used(tmp_path, content, expected):
+    file = tmp_path / "run.yaml"
+    file.write_bytes(content)
+    message = problem(file=str(file))
+    assert expected in message
+    assert "\n" not in message
+    assert "no such file" in problem(file=str(tmp_path / "other.yaml"))
+
+
+def test_a_dump_is_read_back_equal():
+    run = resolve("paper", ["prompts=p", "method.judge.n=3", "roles.judge=teacher", "models.teacher.path=x"], "gpu")
+    again = config.load_dump(yaml.safe_load(yaml.safe_dump(config.dump(run))))
+    assert again == run
+    assert again.method.judge.n == 3
+    with pytest.raises(ConfigError, match=r"method\.old: unknown key"):
+        config.load_dump({**config.dump(run), "method": {"old": 1}})
+
+
+def test_nearest_key_prefers_the_same_last_part():
+    valid = ["seed", "method.samples.n", "method.judge.samples.n", "training.beta"]
+    assert nearest_key("samples.n", valid) == "method.samples.n"
+    assert nearest_key("sed", valid) == "seed"
+    assert nearest_key("qqqq", valid) is None
+
+
+def test_unknown_recipe_names_the_nearest(monkeypatch):
+    monkeypatch.undo()
+    with pytest.raises(ConfigError, match="did you mean meta_rewarding"):
+        resolve("meta_rewardin", ["prompts=p"])
+
+
+def test_configuration_and_records_load_no_framework():
+    code = (
+        "import sys, pipelines.config, pipelines.records, pipelines.recipes, pipelines.ledger\n"
+        "import pipelines.steps.make_prompts\n"
+        "print([m for m in ('torch', 'vllm', 'ray', 'transformers', 'datasets') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert out.stdout.strip() == "[]"
