@@ -51,7 +51,7 @@ class Judge:
             step.template, step.structured,
         )
         return [
-            read_judgement(c, ids, order, step.protocol, step.template, record_id(*place, c.index)) for c in completions
+            judgement_record(c, ids, order, step.protocol, step.template, record_id(*place, c.index)) for c in completions
         ]
 
     async def ask(
@@ -74,7 +74,7 @@ class Judge:
         return await self._speaker.reply(messages, sampling, seed, request_id, version, constraint)
 
 
-def read_judgement(
+def judgement_record(
     completion: Completion, sample_ids: list[str], order: int, protocol: str, template: str, judgement_id: str
 ) -> Judgement:
     """A judge's reply as a record; an unreadable one keeps its text and its status, never a score."""

@@ -5,6 +5,7 @@ Weights are held in float32 and multiplied under autocast, as the trainer does, 
 
 import asyncio
 import contextlib
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,8 @@ class TorchEngine:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        if config.threads:
-            torch.set_num_threads(config.threads)
+        # Ray gives a worker as many threads as it reserves CPUs, at least one; fractions would leave it at one.
+        torch.set_num_threads(config.threads or os.cpu_count() or 1)
         model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, local_files_only=True)
         model.eval().requires_grad_(False)
         if config.num_gpus:

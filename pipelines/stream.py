@@ -23,7 +23,7 @@ from pipelines.config import RunConfig
 from pipelines.ledger import Ledger
 from pipelines.recipes.base import Context, JudgeStep, MetaJudgeStep, SampleStep, Step
 from pipelines.records import Group, Pair, groups_table, pairs_table
-from pipelines.steps.meta import meta_judge_pairs
+from pipelines.steps.judgements import distinct_samples, meta_judge_pairs
 
 
 class RoleStage:
@@ -59,7 +59,7 @@ class RoleStage:
             return {**group, "dropped": "prompt_too_long"}
 
     async def _judgements(self, group: Group, step: JudgeStep) -> list[Any]:
-        samples = group["samples"]
+        samples = distinct_samples(group)
         if PROTOCOLS[step.protocol].responses == 1:
             calls = [([sample], 0) for sample in samples]
         else:

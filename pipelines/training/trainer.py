@@ -1,0 +1,67 @@
+"""Starts the train workers: Ray Train's TorchTrainer over the run's pairs."""
+
+from typing import Any
+
+from pipelines.config import RunConfig
+from pipelines.ledger import Ledger
+
+
+def train(config: RunConfig, ledger: Ledger, iteration: int, model_folder: str) -> dict[str, Any]:
+    """Train on the iteration's pairs from the checkpoint in `model_folder`; returns first and last step's metrics.
+
+    The new checkpoint is in `ledger.checkpoint_dir(iteration)`. A worker group that loses a worker starts again from
+    `model_folder` with the same batches, up to `training.max_failures` times.
+    """
+    from ray.train import FailureConfig, ScalingConfig
+    from ray.train import RunConfig as TrainRunConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from pipelines.training.worker import train_loop
+
+    settings = config.training
+    trainer = TorchTrainer(
+        train_loop,
+        train_loop_config={
+            "config": settings.model_dump(),
+            "ledger": ledger,
+            "iteration": iteration,
+            "model": model_folder,
+            "seed": config.seed,
+        },
+        torch_config=TorchConfig(backend="nccl" if settings.use_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=settings.num_workers,
+            use_gpu=settings.use_gpu,
+            resources_per_worker={"CPU": settings.num_cpus} | ({"GPU": 1} if settings.use_gpu else {}),
+        ),
+        run_config=TrainRunConfig(
+            name=f"iteration-{iteration:04d}",
+            storage_path=f"{ledger.path}/train",
+            failure_config=FailureConfig(max_failures=settings.max_failures),
+        ),
+    )
+    trainer.fit()
+    return training_summary(ledger, iteration)
+
+
+def training_summary(ledger: Ledger, iteration: int) -> dict[str, Any]:
+    """First and last step of the last start of training, from the iteration's metrics."""
+    steps = current_steps(ledger.read_metrics(iteration))
+    if not steps:
+        return {"steps": 0}
+    first, last = steps[0], steps[-1]
+    return {
+        "steps": len(steps),
+        "first_dpo_loss": first["dpo_loss"],
+        "last_dpo_loss": last["dpo_loss"],
+        "last_accuracy": last["accuracy"],
+        "last_margin": last["reward_chosen"] - last["reward_rejected"],
+        "skipped_steps": sum(step["skipped"] for step in steps),
+        "seconds": sum(step["seconds"] for step in steps),
+    }
+
+
+def current_steps(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The step records after the last "start": earlier ones are of worker groups that died."""
+    starts = [i for i, record in enumerate(metrics) if record.get("event") == "start"]
+    return [record for record in metrics[starts[-1] + 1 if starts else 0 :] if "step" in record]

@@ -1,0 +1,214 @@
+"""The DPO loop of one train worker.
+
+Pairs are read from the run's Parquet parts in a seeded order that every worker derives by itself, so a restarted worker
+group sees the same batches. One pair is one forward pass; gradients are summed over a batch and over the workers.
+"""
+
+import contextlib
+import math
+import os
+import random
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from pipelines.config import TrainingConfig
+from pipelines.ledger import Ledger
+from pipelines.training.logprobs import response_logprobs
+from pipelines.training.losses import weighted_pair_loss
+
+LN2 = math.log(2.0)
+MAX_BAD_STEPS = 3
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message names the pairs or the cause."""
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> list[int]:
+    """The pairs' order in one epoch: a seeded permutation, the same on every worker and after every restart."""
+    order = list(range(count))
+    random.Random(f"{seed}-{epoch}").shuffle(order)
+    return order
+
+
+def batches(count: int, config: TrainingConfig, seed: int) -> list[list[int]]:
+    """Indices of each optimizer step's pairs, all epochs; the last batch of an epoch may be smaller."""
+    steps = []
+    for epoch in range(config.epochs):
+        order = epoch_order(count, seed, epoch)
+        steps += [order[i : i + config.batch_pairs] for i in range(0, count, config.batch_pairs)]
+    return steps[: config.max_steps]
+
+
+class PairTrainer:
+    """Model, optimizer and schedule of one worker; knows nothing of Ray."""
+
+    def __init__(self, model: nn.Module, config: TrainingConfig, total_steps: int, device: str = "cpu"):
+        from transformers import get_scheduler
+
+        self.model, self.config, self.device = model, config, device
+        decay = [p for p in model.parameters() if p.ndim >= 2]
+        plain = [p for p in model.parameters() if p.ndim < 2]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": decay, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+            lr=config.learning_rate,
+        )
+        self.scheduler = get_scheduler(
+            config.schedule, self.optimizer, int(total_steps * config.warmup_ratio), total_steps
+        )
+        self.bad_steps = 0
+
+    def autocast(self) -> Any:
+        """The numerics of every forward pass; the reference actor uses the same."""
+        if self.config.autocast == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device, dtype=torch.bfloat16)
+
+    def pair_loss(self, pair: dict[str, Any]) -> dict[str, Tensor]:
+        """Loss of one pair and its parts, scalars."""
+        with self.autocast():
+            chosen, rejected = response_logprobs(
+                self.model, pair["prompt_ids"], [pair["chosen_ids"], pair["rejected_ids"]], self.config.logprob_chunk
+            )
+
+        def number(value: float) -> Tensor:
+            return torch.tensor(value, dtype=torch.float32, device=chosen.device)
+
+        return weighted_pair_loss(
+            chosen.sum(), rejected.sum(), number(pair["ref_logp_chosen"]), number(pair["ref_logp_rejected"]),
+            number(len(pair["chosen_ids"])), number(pair["weight"]), self.config.beta, self.config.nll_alpha,
+        ) | {"logp_chosen": chosen.sum().detach(), "logp_rejected": rejected.sum().detach()}
+
+    def check_reference(self, pairs: list[dict[str, Any]]) -> float:
+        """Mean DPO loss of `pairs` before any step: ln 2, or the reference is not this model (recipes: invariant D7).
+
+        Raises TrainingError naming the worst pair otherwise.
+        """
+        tolerance = 1e-4 if self.config.autocast == "float32" else 2e-2
+        with torch.no_grad():
+            losses = [float(self.pair_loss(pair)["dpo_loss"]) for pair in pairs]
+        worst = max(range(len(pairs)), key=lambda i: abs(losses[i] - LN2))
+        if not abs(losses[worst] - LN2) <= tolerance:
+            raise TrainingError(
+                f"pair {pairs[worst]['pair_id']}: DPO loss {losses[worst]:.6f} at step 0 instead of ln 2 = {LN2:.6f}; the "
+                f"reference log-probabilities (version {pairs[worst]['ref_version']}) are not this model's"
+            )
+        return sum(losses) / len(losses)
+
+    def step(self, pairs: list[dict[str, Any]], batch_size: int) -> dict[str, float]:
+        """One optimizer step on this worker's share of a batch of `batch_size` pairs; returns sums over its pairs.
+
+        A non-finite loss or gradient is never stepped: the step is skipped and `bad` is 1.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        sums: dict[str, float] = {}
+        bad_ids = []
+        for pair in pairs:
+            parts = self.pair_loss(pair)
+            if not torch.isfinite(parts["loss"]):
+                bad_ids.append(pair["pair_id"])
+                continue
+            (parts["loss"] / batch_size).backward()
+            parts["accuracy"] = (parts["reward_chosen"] > parts["reward_rejected"]).float()
+            for name, value in parts.items():
+                sums[name] = sums.get(name, 0.0) + float(value.detach())
+        sums["pairs"] = len(pairs)
+        sums["tokens"] = sum(len(p["prompt_ids"]) + len(p["chosen_ids"]) + len(p["rejected_ids"]) for p in pairs)
+        sums["bad_pairs"] = len(bad_ids)
+        norm = self._reduce_gradients()
+        finite = math.isfinite(norm) and not _sum_over_workers({"bad": sums["bad_pairs"]})["bad"]
+        if finite:
+            self.optimizer.step()
+            self.bad_steps = 0
+        else:
+            self.bad_steps += 1
+        self.scheduler.step()
+        totals = _sum_over_workers(sums)
+        count = max(1.0, totals["pairs"] - totals["bad_pairs"])
+        metrics = {k: v / count for k, v in totals.items() if k not in ("pairs", "tokens", "bad_pairs")}
+        metrics |= {"pairs": totals["pairs"], "tokens": totals["tokens"], "grad_norm": norm}
+        metrics |= {"learning_rate": self.scheduler.get_last_lr()[0], "skipped": float(not finite)}
+        if not finite:
+            names = ", ".join(bad_ids or [p["pair_id"] for p in pairs])
+            if self.bad_steps >= MAX_BAD_STEPS:
+                raise TrainingError(f"{MAX_BAD_STEPS} steps in a row were not finite; pairs: {names}")
+            metrics["bad_pair_ids"] = names  # ty: ignore[invalid-assignment]
+        return metrics
+
+    def _reduce_gradients(self) -> float:
+        """Sum gradients over the workers and clip; returns the norm before clipping."""
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        for parameter in parameters:
+            if parameter.grad is None:  # a worker without a pair in this batch
+                parameter.grad = torch.zeros_like(parameter)
+            if dist.is_initialized() and dist.get_world_size() > 1:
+                dist.all_reduce(parameter.grad)
+        return float(nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm))
+
+
+def _sum_over_workers(sums: dict[str, float]) -> dict[str, float]:
+    if not (dist.is_initialized() and dist.get_world_size() > 1):
+        return sums
+    gathered: list[dict[str, float]] = [{} for _ in range(dist.get_world_size())]
+    dist.all_gather_object(gathered, sums)
+    keys = {key for part in gathered for key in part}
+    return {key: sum(part.get(key, 0.0) for part in gathered) for key in keys}
+
+
+def train_loop(settings: dict[str, Any]) -> None:
+    """What each Ray Train worker runs. `settings`: config, model, ledger, iteration, seed."""
+    import ray.train
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    config = TrainingConfig.model_validate(settings["config"])
+    ledger: Ledger = settings["ledger"]
+    iteration = settings["iteration"]
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    # Ray gives a worker as many threads as it reserves CPUs; a fraction would leave it at one.
+    torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 1) // world))
+    device = "cuda" if config.use_gpu else "cpu"
+    model = AutoModelForCausalLM.from_pretrained(settings["model"], dtype=torch.float32, local_files_only=True)
+    model.to(device).eval()  # no dropout: the policy must start equal to the reference
+    pairs = ledger.read_pairs(iteration).to_pylist()
+    plan = batches(len(pairs), config, settings["seed"])
+    trainer = PairTrainer(model, config, len(plan), device)
+    first = trainer.check_reference([pairs[i] for i in plan[0][:4]])
+    if rank == 0:
+        ledger.append_metrics(iteration, {"event": "start", "steps": len(plan), "reference_check": first})
+    started = time.monotonic()
+    for number, batch in enumerate(plan):
+        if time.monotonic() - started > config.timeout_s:
+            raise TrainingError(f"not done after timeout_s={config.timeout_s:.0f} at step {number} of {len(plan)}")
+        clock = time.monotonic()
+        metrics = trainer.step([pairs[i] for i in batch[rank::world]], len(batch))
+        seconds = time.monotonic() - clock
+        metrics |= {"step": number, "seconds": seconds, "tokens_per_s": metrics["tokens"] / seconds}
+        if rank == 0:
+            ledger.append_metrics(iteration, metrics)
+        ray.train.report({k: v for k, v in metrics.items() if not isinstance(v, str)})
+    if rank == 0:
+        tokenizer = AutoTokenizer.from_pretrained(settings["model"], local_files_only=True)
+        save_checkpoint(model, tokenizer, ledger.checkpoint_dir(iteration))
+
+
+def save_checkpoint(model: Any, tokenizer: Any, folder: str) -> None:
+    """Write a Hugging Face checkpoint in bfloat16 so that it is either whole or absent; raises on non-finite weights."""
+    state = {name: tensor.to(torch.bfloat16) for name, tensor in model.state_dict().items()}
+    bad = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
+    if bad:
+        raise TrainingError(f"not saved, non-finite weights: {', '.join(bad[:5])}")
+    model.config.dtype = torch.bfloat16
+    final = Path(folder)
+    partial = final.with_name(final.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial, state_dict=state)
+    tokenizer.save_pretrained(partial)
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(partial, final)
