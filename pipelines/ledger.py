@@ -71,7 +71,7 @@ class Ledger:
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Write the resolved configuration (plain types only)."""
-        self._folder.put("config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
+        self._folder.put("config.yaml", yaml.safe_dump(config, sort_keys=False).encode())  # escaped: YAML folds U+0085
 
     def read_config(self) -> dict[str, Any]:
         """The resolved configuration as `write_config` got it."""
