@@ -53,7 +53,7 @@ def bucket(monkeypatch) -> Ledger:
 
 
 def spawn(code: str, *args: str) -> subprocess.Popen:
-    head = "import os, signal, sys, time; from pipelines.ledger import Ledger; from pipelines.records import new_group\n"
+    head = "import os, signal, sys, time\nfrom pipelines.ledger import Ledger\nfrom pipelines.records import *\n"
     return subprocess.Popen([sys.executable, "-c", head + code, *args], cwd=REPO, stdout=subprocess.PIPE, text=True)
 
 
