@@ -60,9 +60,31 @@ def resolve_model(name: str) -> str:
         return str(path.resolve())
     if path.is_file():
         raise CheckpointError(f"{name}: is a file; give the folder with config.json and *.safetensors")
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+    if not may_be_hub_name(name):
         raise CheckpointError(f"{name!r}: no such folder")
     return _from_hub(name)
+
+
+def find_local(name: str) -> Path | None:
+    """The folder `resolve_model` would use if it needs neither making nor downloading; None otherwise. Unchecked."""
+    if name in ALIASES:
+        folder = bundled_folder(name)
+        return folder if folder.is_dir() else None
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path.resolve()
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except (HFValidationError, LocalEntryNotFoundError):
+        return None
+
+
+def may_be_hub_name(name: str) -> bool:
+    """`model` or `organisation/model`; anything else can only be a folder."""
+    return not name.startswith((".", "/", "~")) and name.count("/") <= 1
 
 
 def check_checkpoint(folder: str | Path) -> None:
