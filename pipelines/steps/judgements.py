@@ -1,13 +1,13 @@
-"""Views of a group that stages and recipes share: which samples count, what their judgements say, what is compared.
+"""Views of a group that stages and recipes share: which samples count and what their judgements say.
 
 Nothing depends on the order in which samples or judgements arrived: all choices go by `index`, then by id.
 """
 
-from actors.verdicts import Reading, as_listed, parse_pairwise, parse_score
-from pipelines.recipes.base import Context
+from actors.verdicts import as_listed, parse_pairwise, parse_score
 from pipelines.records import Group, Judgement, MetaJudgement, Sample
 from pipelines.steps.aggregate import mean
-from pipelines.steps.select import max_variance
+
+STAGE_REASONS = ("prompt_too_long",)
 
 
 def distinct_samples(group: Group) -> list[Sample]:
@@ -37,8 +37,21 @@ def read_meta_judgement(judgement: MetaJudgement) -> MetaJudgement:
     """The meta-judgement with `winner` (among judgement_a and judgement_b, whatever was shown first) read again."""
     if judgement.get("status") == "truncated":
         return {**judgement, "winner": None}
-    shown: Reading[str] = parse_pairwise(judgement["text"])
+    shown = parse_pairwise(judgement["text"])
     return {**judgement, "winner": as_listed(shown.value, judgement["order"]), "status": shown.status}
+
+
+def read_group(group: Group) -> Group:
+    """The group with everything a judge or a meta-judge said read again, and without an earlier selection's verdict.
+
+    A reason that a stage gave before anything was made (STAGE_REASONS) stays: no text can take it back.
+    """
+    return {
+        **group,
+        "judgements": [{**read_judgement(j), "elo": None} for j in group["judgements"]],
+        "meta_judgements": [read_meta_judgement(m) for m in group["meta_judgements"]],
+        "dropped": group["dropped"] if group["dropped"] in STAGE_REASONS else None,
+    }
 
 
 def scored_judgements(group: Group) -> dict[str, list[Judgement]]:
@@ -64,24 +77,3 @@ def sample_scores(group: Group) -> dict[str, float]:
     """S(y): the mean readable score of every sample that has one."""
     means = {sample_id: mean(values(judged)) for sample_id, judged in scored_judgements(group).items()}
     return {sample_id: score for sample_id, score in means.items() if score is not None}
-
-
-def meta_judged_sample(group: Group, context: Context, among: set[str] | None = None) -> str | None:
-    """The response whose judgements the meta-judge compares: the largest variance of scores, ties by seeded hash.
-
-    Only responses with two or more readable judgements qualify, and only those in `among` where it is given
-    (R4, 2407.19594 section 2, judge data).
-    """
-    judged = {i: values(js) for i, js in scored_judgements(group).items() if among is None or i in among}
-    return max_variance({i: v for i, v in judged.items() if len(v) > 1}, context.run_seed)
-
-
-def meta_judge_pairs(group: Group, context: Context) -> list[tuple[Judgement, Judgement]]:
-    """Every unordered pair of readable judgements of the selected response, each to be shown in both orders.
-
-    N(N-1)/2 pairs for N readable judgements; empty when no response has two. The group's judgements carry `status` and
-    `value`, as a stage or `read_judgement` fills them.
-    """
-    selected = meta_judged_sample(group, context)
-    judged = scored_judgements(group).get(selected, []) if selected else []
-    return [(a, b) for i, a in enumerate(judged) for b in judged[i + 1:]]

@@ -1,0 +1,173 @@
+"""Final answers of reasoning chains: finding them in a text and comparing them (IRPO, 2404.19733 section 2).
+
+Linear in the length of the text. The last answer counts, and a placeholder of the prompt (`<answer>`) is none.
+"""
+
+import json
+import re
+from fractions import Fraction
+
+from pipelines.recipes.base import Context
+from pipelines.records import Group, Sample, record_id
+from pipelines.steps import symbolic
+
+LONGEST = 300  # characters of an answer; what is longer is prose
+_START = r"(?<![^\W_])"
+_ANSWER = re.compile(
+    _START + r"(?:(?P<final>final)[ \t]{1,3})?answer(?![^\W_])[*_ \t]{0,6}(?:[:=]|is[ \t]{0,3}:|(?P<bare>is)(?!\w))"
+    r"|\\boxed[ \t]{0,3}\{|\\fbox[ \t]{0,3}\{|^[ \t]{0,3}####(?!#)",
+    re.I | re.M,
+)
+_HASHED = re.compile(
+    r"(?:[-+]?[$€£]?[ \t]*[-+]?[\d.][\d,.]*(?:/\d+)?[ \t]*(?:%|[a-z°]{0,12})\.?|\(?[a-z]\)?\.?|\\boxed\{.*)\s*", re.I
+)
+_PLACEHOLDER = re.compile(r"[<\[{][^\d<>\[\]{}]{1,60}[>\]}]|_{2,}|\.{2,}|…|[?]+")
+_SENTENCE = re.compile(r"([-+$€£]{0,2}[\d][\d,]*(?:\.\d+)?[^\s.,;:!?]{0,3})[.,;!?](?:\s.*)?")
+_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+_WRAPPED = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|boxed|fbox)[ \t]?\{([^{}]*)\}")
+_NUMBER = re.compile(r"[-+]?(?:[0-9]{1,60}(?:\.[0-9]{0,60})?|\.[0-9]{1,60})(?:e[-+]?[0-9]{1,2})?")
+_RATIO = re.compile(
+    r"([-+]?[0-9]{1,60})[ \t]*/[ \t]*([0-9]{1,60})|([-+]?)\\[dt]?frac\{([0-9]{1,60})\}\{([0-9]{1,60})\}"
+)
+_UNIT = re.compile(
+    r"(?P<number>[-+]?[0-9.]+(?:/[0-9]+)?)[ \t]*"
+    r"(?!.*\b(?:hundred|thousand|[mb]illion|trillion|dozen|percent|or|and|to|not)\b)(?:°|[a-z]+(?:[ \t]+[a-z]+){0,3})"
+)
+_CHOICE = re.compile(r"\(?([a-z])[).:](?:\s.*)?|\(?([a-z])\)?")
+_MATHEMATICAL = re.compile(r"[\d\\^+*/=<>()\[\]{}-]|\bpi\b|π|√|∞")
+_COMMAND = re.compile(r"\\[a-zA-Z]+|\b(?:sqrt|pi)\b")
+_PROSE = re.compile(r"[^\W\d_]{2,}")
+ANCHORS = 256  # answers looked at, from the last one back; a text with more is no chain of thought
+
+
+def extract_answer(text: str) -> str | None:
+    """The last of `Final answer: X`, `Answer: X`, `#### X` and `\\boxed{X}`, cleaned; None without one.
+
+    Cleaned means: no markdown, quotes, dollar signs, closing period or thousands commas.
+    """
+    for match in reversed(list(_ANSWER.finditer(text))[-ANCHORS:]):
+        answer = _read(text, match)
+        if answer:
+            return answer
+    return None
+
+
+def same_answer(a: str, b: str) -> bool:
+    """Whether two answers say the same; `b` is the gold one, which decides how `a` is understood.
+
+    Equal as normalised text, as exact numbers (1/2 = 0.5, 18 dollars = 18), as the letter of a choice, or else as
+    expressions by math-verify, which cannot hang or raise here. Two different plain numbers are never equal.
+    """
+    left, right = _normal(a), _normal(b)
+    if not left or not right:
+        return False
+    if left == right:
+        return True
+    x, y = _exact(left), _exact(right)
+    if x is not None and y is not None:
+        return x == y
+    if re.fullmatch("[a-z]", right):
+        choice = _CHOICE.fullmatch(left)
+        return bool(choice) and right in choice.groups()
+    unit = _UNIT.fullmatch(left)
+    if y is not None and unit:
+        return _exact(unit["number"]) == y
+    return _expression(a) and _expression(b) and symbolic.equal(clean(b), clean(a))
+
+
+def clean(answer: str) -> str:
+    """The bare answer: markup, quotes, currency, thousands commas and the closing period taken off."""
+    text = answer.strip()
+    for _ in range(4):  # wrappers nest: **$\boxed{5}$.**
+        before = text
+        text = text.strip("*_`\"'“”‘’ \t\n").rstrip(".!,;:")  # noqa: RUF001
+        text = _WRAPPED.sub(r"\1", text).removeprefix("\\(").removesuffix("\\)").removeprefix("\\[").removesuffix("\\]")
+        text = re.sub(r"\\?[$€£]", "", text).replace("\\,", "").replace("{,}", ",").replace("\\!", "").strip()
+        if text == before:
+            break
+    return _THOUSANDS.sub(lambda m: m[0].replace(",", ""), text.replace("−", "-"))  # noqa: RUF001
+
+
+def gold_chains(group: Group, context: Context) -> list[Sample]:
+    """The human solution of a prompt as a sample (R6 adds it to the right chains): recorded, or `gold_chain` in meta.
+
+    A chain that does not end with the gold answer gets it as a last line, as the paper trains chain and answer.
+    """
+    recorded = [s for s in group["samples"] if s["kind"] == "gold_chain"]
+    chain = json.loads(group["meta"] or "{}").get("gold_chain")
+    if recorded or not isinstance(chain, str) or not chain.strip() or group["gold"] is None:
+        return recorded
+    gold = extract_answer(group["gold"]) or group["gold"]
+    found = extract_answer(chain)
+    text = chain if found and same_answer(found, gold) else f"{chain.rstrip()}\nFinal answer: {gold}"
+    place = (context.run_seed, context.recipe, context.iteration, group["prompt_id"], "gold_chain")
+    return [
+        Sample(
+            sample_id=record_id(*place), index=1 + max((s["index"] for s in group["samples"]), default=-1),
+            kind="gold_chain", text=text, thought=None, answer=None, token_ids=[], finish_reason="stop",
+            n_chars=len(text), n_words=len(text.split()), n_tokens=0, seed=0, weight_version="gold", score=None,
+            votes=None,
+        )
+    ]
+
+
+def _read(text: str, match: re.Match[str]) -> str | None:
+    """The answer that stands at an anchor; None where there is none."""
+    end = match.end()
+    if match[0].endswith("{"):
+        return _usable(_braced(text, end))
+    line = text[end:end + LONGEST + 1].split("\n", 1)
+    value = line[0].strip(" \t*_`")
+    if match[0].endswith("#"):
+        return _usable(value) if _HASHED.fullmatch(value) else None  # "#### Step 1" is a heading
+    if match["bare"] and not match["final"]:
+        return None  # "the answer is obvious" explains; "the final answer is 4" and "the answer is: 4" decide
+    value = re.sub(r"^(?:is\b|:)[ \t:*]*", "", value)
+    if not value and len(line) > 1:
+        value = line[1].strip().split("\n", 1)[0]
+    boxed = re.search(r"\\(?:boxed|fbox)[ \t]{0,3}\{", value)
+    if boxed:
+        return _usable(_braced(value, boxed.end()))
+    sentence = _SENTENCE.fullmatch(value)
+    return _usable(sentence[1] if sentence else value)
+
+
+def _usable(value: str | None) -> str | None:
+    if not value or len(value) > LONGEST or _PLACEHOLDER.fullmatch(value.strip(" \t*_`\"'.")):
+        return None
+    return clean(value) or None
+
+
+def _braced(text: str, start: int) -> str | None:
+    """What stands from `start` to the brace that closes the one before it."""
+    depth = 1
+    for i in range(start, min(len(text), start + LONGEST)):
+        depth += {"{": 1, "}": -1}.get(text[i], 0)
+        if depth == 0:
+            return text[start:i]
+    return None
+
+
+def _normal(answer: str) -> str:
+    text = " ".join(clean(answer).casefold().split())
+    text = text.replace("\\%", "%").replace("\\ ", " ").replace("\\left", "").replace("\\right", "")
+    if re.fullmatch(r"\([^(),]*\)", text):
+        text = text[1:-1].strip()
+    return text.removesuffix("%").strip() if _NUMBER.fullmatch(text.removesuffix("%").strip()) else text
+
+
+def _expression(answer: str) -> bool:
+    """Whether a text can be one mathematical expression: it is short, and has signs of mathematics and no words."""
+    bare = _COMMAND.sub(" ", answer)
+    return len(answer) <= LONGEST and bool(_MATHEMATICAL.search(answer)) and not _PROSE.search(bare)
+
+
+def _exact(text: str) -> Fraction | None:
+    """The number a plain decimal or ratio names."""
+    if _NUMBER.fullmatch(text):
+        return Fraction(text)
+    ratio = _RATIO.fullmatch(text)
+    if ratio is None:
+        return None
+    over, under = (ratio[1], ratio[2]) if ratio[1] else (ratio[3] + ratio[4], ratio[5])
+    return Fraction(int(over), int(under)) if int(under) else None
