@@ -21,17 +21,18 @@ class Protocol:
     template: str
     responses: int  # how many responses one judgement reads
     parse: Callable[[str, bool], Reading[Any]]
-    pattern: str  # regular expression of a readable reply, for engines with structured outputs
+    verdict: str  # regular expression of the last line, for engines with structured outputs
 
 
 PROTOCOLS = {
-    "additive": Protocol(
-        "judge_additive", 1, lambda text, cut: parse_score(text, 0, 5, cut), r"(.|\n){1,600}\nScore: [0-5]"
-    ),
-    "pairwise": Protocol(
-        "judge_pairwise", 2, lambda text, cut: parse_pairwise(text, cut), r"(.|\n){1,600}\nWinner: (A|B|tie)"
-    ),
+    "additive": Protocol("judge_additive", 1, lambda text, cut: parse_score(text, 0, 5, cut), "Score: [0-5]"),
+    "pairwise": Protocol("judge_pairwise", 2, parse_pairwise, "Winner: (A|B|tie)"),
 }
+
+
+def reply_form(verdict: str, max_tokens: int) -> dict[str, Any]:
+    """Constraint for structured outputs: one paragraph of reasons that fits `max_tokens`, then the verdict's line."""
+    return {"regex": rf"[^\n]{{1,{max(1, 3 * (max_tokens - 12))}}}\n{verdict}"}
 
 
 class Judge:
@@ -69,7 +70,7 @@ class Judge:
     ) -> list[Completion]:
         """The raw replies; with `structured` the engine itself keeps the reply's form."""
         shown = samples[::-1] if order else samples
-        constraint = {"regex": PROTOCOLS[protocol].pattern} if structured else None
+        constraint = reply_form(PROTOCOLS[protocol].verdict, sampling.max_tokens) if structured else None
         messages = judge_messages(template, group, *shown)
         return await self._speaker.reply(messages, sampling, seed, request_id, version, constraint)
 

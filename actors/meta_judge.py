@@ -1,14 +1,12 @@
 """The meta-judge: compares two judgements of one response (Meta-Rewarding, 2407.19594)."""
 
+from actors.judge import PROTOCOLS, reply_form
 from actors.speaker import Speaker
 from actors.verdicts import as_listed, parse_pairwise
 from pipelines.prompts import load
 from pipelines.recipes.base import Context, MetaJudgeStep
 from pipelines.records import Group, Judgement, MetaJudgement, record_id, record_seed
 from pipelines.steps.render import meta_messages
-
-PATTERN = r"(.|\n){1,600}\nWinner: (A|B|tie)"
-
 
 class MetaJudge:
     """Asks which of two judgements is better, in both orders."""
@@ -31,7 +29,7 @@ class MetaJudge:
             record_seed(*place),
             record_id(*place),
             version,
-            {"regex": PATTERN} if step.structured else None,
+            reply_form(PROTOCOLS["pairwise"].verdict, step.sampling.max_tokens) if step.structured else None,
         )
         records = []
         for c in completions:

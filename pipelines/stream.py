@@ -23,7 +23,8 @@ from pipelines.config import RunConfig
 from pipelines.ledger import Ledger
 from pipelines.recipes.base import Context, JudgeStep, MetaJudgeStep, SampleStep, Step
 from pipelines.records import Group, Pair, groups_table, pairs_table
-from pipelines.steps.judgements import distinct_samples, meta_judge_pairs
+from pipelines.steps.judgements import distinct_samples
+from pipelines.steps.meta import meta_judge_pairs
 
 
 class RoleStage:

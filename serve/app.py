@@ -58,6 +58,14 @@ async def _late(request: Request, error: TimeoutError) -> JSONResponse:
     return _error(504, f"no judgement within {REQUEST_TIMEOUT_S:.0f} s")
 
 
+# Defined before the class: serve.ingress pickles its methods with the globals that exist at that line.
+def _sample(index: int, text: str) -> Sample:
+    return Sample(
+        sample_id=str(index), index=index, kind="sample", text=text, token_ids=[], finish_reason="stop",
+        n_chars=len(text), n_words=len(text.split()), n_tokens=0, seed=0, weight_version="",
+    )
+
+
 @serve.deployment(max_ongoing_requests=1000)
 @serve.ingress(api)
 class JudgeApp:
@@ -154,13 +162,6 @@ class JudgeApp:
         )
         ids = [sample["sample_id"] for sample in samples]
         return [judgement_record(c, ids, order, protocol, template, uuid.uuid4().hex) for c in completions]
-
-
-def _sample(index: int, text: str) -> Sample:
-    return Sample(
-        sample_id=str(index), index=index, kind="sample", text=text, token_ids=[], finish_reason="stop",
-        n_chars=len(text), n_words=len(text.split()), n_tokens=0, seed=0, weight_version="",
-    )
 
 
 def deploy_judge(run: str, model: str, folder: str, max_model_len: int, num_cpus: float) -> None:

@@ -53,6 +53,7 @@ class Recipe(Protocol):
     name: str
     paper: str
     iterations: int
+    reuse_prompts: bool  # the same prompts every iteration, or new ones
     training: dict[str, Any]  # the paper's values for TrainingConfig
     settings: type[Strict]
 

@@ -1,9 +1,13 @@
 """Starts the train workers: Ray Train's TorchTrainer over the run's pairs."""
 
+import contextlib
+import threading
+from collections.abc import Generator
 from typing import Any
 
 from pipelines.config import RunConfig
 from pipelines.ledger import Ledger
+from pipelines.progress import RunProgress
 
 
 def train(config: RunConfig, ledger: Ledger, iteration: int, model_folder: str) -> dict[str, Any]:
@@ -65,3 +69,30 @@ def current_steps(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The step records after the last "start": earlier ones are of worker groups that died."""
     starts = [i for i, record in enumerate(metrics) if record.get("event") == "start"]
     return [record for record in metrics[starts[-1] + 1 if starts else 0 :] if "step" in record]
+
+
+@contextlib.contextmanager
+def watch(ledger: Ledger, iteration: int, progress: RunProgress) -> Generator[None]:
+    """Show the training's steps while it runs: they come through the run folder, so no train worker waits for it."""
+    stop = threading.Event()
+
+    def follow() -> None:
+        total = 0
+        while not stop.wait(1.0):
+            metrics = ledger.read_metrics(iteration)
+            starts = [record for record in metrics if record.get("event") == "start"]
+            steps = current_steps(metrics)
+            if starts and starts[-1]["steps"] != total:
+                total = starts[-1]["steps"]
+                progress.stage(f"iteration {iteration}: training", total)
+            if total and steps:
+                tokens = int(sum(step["tokens"] for step in steps))
+                progress.update(len(steps), tokens, note=f"loss {steps[-1]['dpo_loss']:.4f}")
+
+    thread = threading.Thread(target=follow, name="watch-training", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=10)

@@ -1,0 +1,245 @@
+"""The command line. Each verb is a few lines over the packages."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(
+    help="Train language models on their own judgement.", no_args_is_help=True, add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable result on standard output.")]
+Profile = Annotated[str | None, typer.Option(help="cpu or gpu; found out when not given.")]
+Assignments = Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]", help="Settings, e.g. iterations=2")]
+Address = Annotated[str | None, typer.Option(help="Ray cluster to join; a local one is started when not given.")]
+
+
+def _fail(message: str, code: int, as_json: bool) -> typer.Exit:
+    if as_json:
+        sys.stdout.write(json.dumps({"error": message}) + "\n")
+    else:
+        err.print(f"[red]error:[/red] {message}", markup=True, soft_wrap=True)
+    return typer.Exit(code)
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+@app.command()
+def run(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name, or a YAML file with a `recipe:` line.")],
+    assignments: Assignments = None,
+    profile: Profile = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a recipe: sample, judge, select, train, update the live models; as many iterations as asked."""
+    from pipelines.config import ConfigError, dump, resolve
+    from pipelines.plan import resource_plan
+
+    try:
+        config = resolve(recipe, assignments or [], profile)
+    except ConfigError as error:
+        raise _fail(str(error), 2, as_json) from None
+    if dry_run:
+        plan = {"config": dump(config), "plan": resource_plan(config)}
+        if as_json:
+            _print_json(plan)
+        else:
+            import yaml
+
+            sys.stdout.write(yaml.safe_dump(plan, sort_keys=False, allow_unicode=True))
+        return
+    from pipelines.ledger import Ledger, LedgerError
+    from pipelines.manifest import make_manifest
+
+    try:
+        ledger = Ledger.create(config.runs_dir, config.name, dump(config), make_manifest(config))
+    except LedgerError as error:
+        raise _fail(str(error), 2, as_json) from None
+    _execute(ledger, as_json)
+
+
+@app.command()
+def resume(run_folder: Annotated[str, typer.Argument(help="The run's folder.")], as_json: Json = False) -> None:
+    """Go on with a run that was stopped or killed; a finished run is left as it is."""
+    from pipelines.ledger import Ledger, LedgerError
+
+    try:
+        ledger = Ledger.open(run_folder)
+        summary = ledger.finished()
+    except LedgerError as error:
+        raise _fail(str(error), 2, as_json) from None
+    if summary is not None:
+        if as_json:
+            _print_json({**summary, "nothing_to_do": True})
+        else:
+            out.print(f"{ledger.path} is finished; nothing to do")
+        return
+    _execute(ledger, as_json)
+
+
+def _execute(ledger: Any, as_json: bool) -> None:
+    """Drive a run to its end with a live display; errors become one line and an exit code."""
+    from pipelines.config import load_dump
+    from pipelines.progress import RunProgress
+    from pipelines.report import print_summary
+
+    config = load_dump(ledger.read_config())
+    with RunProgress(out, quiet=as_json) as progress:
+        import pipelines.loop as loop
+        from actors.chat import ChatFormatError
+        from actors.checkpoints import CheckpointError
+        from pipelines.steps.make_prompts import InputError
+
+        try:
+            summary = loop.execute(config, ledger, progress)
+        except (InputError, CheckpointError, ChatFormatError) as error:
+            raise _fail(str(error), 2, as_json) from None
+        except KeyboardInterrupt:
+            raise _fail(f"stopped; go on with: appellate resume {ledger.path}", 1, as_json) from None
+        except Exception as error:
+            ledger.event("failed", error=repr(error)[:5000])
+            text = f"{type(error).__name__}: {str(error)[-3000:]}\ngo on with: appellate resume {ledger.path}"
+            raise _fail(text, 1, as_json) from error
+    if as_json:
+        _print_json(summary)
+    else:
+        print_summary(out, summary)
+
+
+@app.command()
+def serve(
+    model: Annotated[str, typer.Option(help="Checkpoint folder, hub name or alias.")],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(help="Port; the first free one from 8000 when not given.")] = None,
+    profile: Profile = None,
+    address: Address = None,
+) -> None:
+    """Put a checkpoint behind the judge's HTTP endpoint until Ctrl-C."""
+    from actors.checkpoints import CheckpointError, resolve_model
+    from serve.standalone import serve_model
+
+    try:
+        folder = resolve_model(model)
+    except CheckpointError as error:
+        raise _fail(str(error), 2, False) from None
+    try:
+        serve_model(folder, host, port, profile, address, out)
+    except KeyboardInterrupt:
+        out.print("stopped")
+
+
+@app.command()
+def judge(
+    prompt: Annotated[str, typer.Option(help="What the user asked.")],
+    response: Annotated[list[str], typer.Option(help="A response; give the option several times.")],
+    url: Annotated[str, typer.Option(help="The judge's address.")] = "http://127.0.0.1:8000",
+    votes: Annotated[int, typer.Option(min=1, max=32)] = 3,
+    as_json: Json = False,
+) -> None:
+    """Ask a live judge about one or more responses."""
+    import httpx
+
+    body = {"prompt": prompt, "responses": response, "votes": votes}
+    try:
+        reply = httpx.post(f"{url.rstrip('/')}/v1/judgements", json=body, timeout=600)
+    except httpx.HTTPError as error:
+        raise _fail(f"no judge at {url}: {error}; start one with `appellate serve --model ...`", 1, as_json) from None
+    if reply.status_code != 200:
+        raise _fail(f"the judge answered {reply.status_code}: {reply.text[:1000]}", 1, as_json)
+    answer = reply.json()
+    if as_json:
+        _print_json(answer)
+        return
+    table = Table("vote", "about", "order", "status", "says", title=f"{answer['protocol']} · {answer['weight_version']}")
+    for number, vote in enumerate(answer["votes"]):
+        says = vote["score"] if vote["score"] is not None else vote["verdict"]
+        table.add_row(str(number), str(vote["responses"]), str(vote["order"]), vote["status"], str(says))
+    out.print(table)
+    if answer["abstained"]:
+        out.print(f"abstained: {answer['reason']}")
+    elif answer["scores"] is not None:
+        out.print(f"scores {answer['scores']}, winner {answer['winner']}")
+    else:
+        out.print(f"winner {answer['winner']}, confidence {answer['confidence']:.2f}")
+
+
+@app.command()
+def replay(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name.")],
+    groups: Annotated[Path, typer.Option(help="Parquet file of groups.")],
+    out_file: Annotated[Path, typer.Option("--out", help="Parquet file of pairs to write.")],
+    assignments: Assignments = None,
+    as_json: Json = False,
+) -> None:
+    """Parse, aggregate and select again from recorded texts, with no model."""
+    from pipelines.config import ConfigError
+    from pipelines.replay import InputError
+    from pipelines.replay import replay as replay_groups
+
+    try:
+        result = replay_groups(recipe, str(groups), str(out_file), assignments or [])
+    except (ConfigError, InputError) as error:
+        raise _fail(str(error), 2, as_json) from None
+    _print_json(result)
+
+
+@app.command()
+def doctor(
+    recipe: Annotated[str | None, typer.Argument(help="A recipe or YAML file whose plan is checked too.")] = None,
+    assignments: Assignments = None,
+    profile: Profile = None,
+    as_json: Json = False,
+) -> None:
+    """Check versions, model, memory, shared memory, ports and left-over engines, and say what to do."""
+    from cluster.doctor import diagnose
+    from pipelines.config import ConfigError, resolve
+
+    try:
+        config = resolve(recipe, assignments or [], profile) if recipe else None
+    except ConfigError as error:
+        raise _fail(str(error), 2, as_json) from None
+    checks = diagnose(config)
+    if as_json:
+        _print_json([vars(check) for check in checks])
+    else:
+        table = Table("check", "", "found", "what to do")
+        colours = {"ok": "green", "warn": "yellow", "fail": "red"}
+        for check in checks:
+            table.add_row(check.name, f"[{colours[check.status]}]{check.status}[/]", check.found, check.advice)
+        out.print(table)
+    if any(check.status == "fail" for check in checks):
+        raise typer.Exit(1)
+
+
+@app.command()
+def down(
+    run_name: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run's name; all runs when not given.")] = None,
+    address: Address = None,
+    as_json: Json = False,
+) -> None:
+    """Stop runs of this host, and with --address their applications on a cluster; nothing stays behind."""
+    from cluster.down import take_down
+
+    result = take_down(run_name, address)
+    if as_json:
+        _print_json(result)
+    else:
+        stopped = len(result["drivers"]) + len(result["processes"])
+        out.print(f"stopped {stopped} processes, deleted {len(result['applications'])} applications")
+    if result["survivors"]:
+        raise _fail(f"still alive: {result['survivors']}", 1, as_json)
+
+
+if __name__ == "__main__":
+    app()

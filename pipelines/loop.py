@@ -1,0 +1,259 @@
+"""One iteration after another: the only place that knows the order of things.
+
+Every stage writes a mark when it is complete, so a run that was killed goes on where it was: committed groups are not
+made again, a finished stage is not repeated. Weight version `v0` is the start model, `v1` what iteration 0 trained.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from cluster.session import Session, open_session
+from pipelines.config import RunConfig, dump
+from pipelines.ledger import Ledger
+from pipelines.progress import RunProgress
+from pipelines.recipes import get_recipe
+from pipelines.recipes.base import Context, Recipe, SampleStep
+from pipelines.records import Group, Pair
+from pipelines.steps.accounting import accounting
+from pipelines.steps.make_prompts import prompts_for_iteration, read_prompts
+from pipelines.steps.render import prompt_messages
+
+
+class RunError(RuntimeError):
+    """The run cannot go on; the message says which stage, why, and what to do."""
+
+
+@dataclass
+class Run:
+    """What the stages of one run share."""
+
+    config: RunConfig
+    ledger: Ledger
+    model_folder: str
+    prompts: list[Group]
+    progress: RunProgress
+
+    @property
+    def name(self) -> str:
+        """The run's name: the last part of its folder."""
+        return self.ledger.path.rstrip("/").rsplit("/", 1)[-1]
+
+    @property
+    def recipe(self) -> Recipe:
+        """The method."""
+        return get_recipe(self.config.recipe)
+
+    def folder(self, version: int) -> str:
+        """Checkpoint of weight version `v{version}`."""
+        return self.model_folder if version == 0 else self.ledger.checkpoint_dir(version - 1)
+
+    def context(self, iteration: int) -> Context:
+        """Where pure functions stand in this iteration."""
+        return Context(self.config.seed, self.config.recipe, iteration)
+
+    def followers(self) -> list[str]:
+        """The models that follow training: all that have no checkpoint of their own."""
+        return [name for name, model in self.config.models.items() if model.path is None]
+
+
+def prepare(config: RunConfig, ledger: Ledger, progress: RunProgress) -> Run:
+    """Everything that can fail is tried before any actor starts: model, prompts, chat template, prompt lengths."""
+    from actors.chat import ChatFormat
+    from actors.checkpoints import resolve_model
+
+    folder = resolve_model(config.model)
+    found = read_prompts(config.prompts, None, config.on_bad_rows)
+    if found.bad_rows:
+        progress.say(f"{len(found.bad_rows)} bad rows left out, listed in {ledger.path}/events.jsonl")
+        ledger.event("bad_rows", rows=[str(row) for row in found.bad_rows[:1000]], count=len(found.bad_rows))
+    run = Run(config, ledger, folder, found.groups, progress)
+    chat = ChatFormat.load(folder)
+    limit = config.models[config.roles["policy"]].max_model_len
+    template = next(s.template for s in run.recipe.steps(config.method, 0) if isinstance(s, SampleStep))
+    for row, group in enumerate(found.groups, 1):
+        length = len(chat.render(prompt_messages(group, template)))
+        if length >= limit:
+            raise RunError(
+                f"{config.prompts}: prompt {row} has {length} tokens, the model takes {limit} with the answer; "
+                f"shorten it or raise models.{config.roles['policy']}.max_model_len"
+            )
+    return run
+
+
+def execute(config: RunConfig, ledger: Ledger, progress: RunProgress) -> dict[str, Any]:
+    """Run, or go on with, all iterations; returns the summary that finished.json holds."""
+    done = ledger.finished()
+    if done is not None:
+        return done
+    with ledger.lock():
+        run = prepare(config, ledger, progress)
+        first = next((t for t in range(config.iterations) if not ledger.done(t, "train")), config.iterations)
+        progress.say(f"run folder {ledger.path}")
+        with open_session(run.name, config.models, config.sync, config.serve, config.address) as session:
+            _start_models(run, session, first)
+            for iteration in range(config.iterations):
+                if not ledger.done(iteration, "sync"):
+                    run_iteration(run, session, iteration)
+            summary = summarise(run)
+            ledger.mark_finished(summary)
+    return summary
+
+
+def _start_models(run: Run, session: Session, version: int) -> None:
+    from actors.checkpoints import resolve_model
+
+    progress, config = run.progress, run.config
+    sources = {
+        name: (f"v{version}", run.folder(version)) if model.path is None else ("frozen", resolve_model(model.path))
+        for name, model in config.models.items()
+    }
+    progress.version = f"v{version}"
+    progress.stage("starting models", len(sources))
+    session.start_models(sources, lambda waiting: progress.update(len(sources) - len(waiting), note=", ".join(waiting)))
+    progress.update(len(sources))
+    if config.serve.enabled:
+        url = session.start_judge(config.roles["judge"], run.folder(version), config.serve)
+        progress.say(f"live judge at {url}/v1/judgements")
+    run.ledger.event("models_ready", versions={name: source[0] for name, source in sources.items()}, url=session.url)
+
+
+def run_iteration(run: Run, session: Session, iteration: int) -> None:
+    """Groups, pairs, training, weight update; stages that are marked done are skipped."""
+    ledger = run.ledger
+    run.progress.version = f"v{iteration}"
+    stages: list[tuple[str, Callable[[Run, Session, int], dict[str, Any]]]] = [
+        ("groups", make_groups),
+        ("pairs", make_pairs),
+        ("train", train_policy),
+        ("sync", update_weights),
+    ]
+    for name, stage in stages:
+        if ledger.done(iteration, name) is None:
+            ledger.event("stage_started", iteration=iteration, stage=name)
+            info = stage(run, session, iteration)
+            ledger.mark(iteration, name, info)
+            ledger.event("stage_done", iteration=iteration, stage=name, **info)
+
+
+def make_groups(run: Run, session: Session, iteration: int) -> dict[str, Any]:
+    """Stream the iteration's prompts through the role stages; committed groups are not made again."""
+    from pipelines.stream import stream_groups
+
+    config, ledger, progress = run.config, run.ledger, run.progress
+    prompts = prompts_for_iteration(
+        run.prompts, iteration, config.prompts_limit, run.recipe.reuse_prompts, config.seed
+    )
+    committed = ledger.committed_prompt_ids(iteration)
+    missing = [group for group in prompts if group["prompt_id"] not in committed]
+    progress.stage(f"iteration {iteration}: groups", len(prompts), len(prompts) - len(missing))
+    done, tokens, judged, parsed = len(prompts) - len(missing), 0, 0, 0
+    if missing:
+        steps = run.recipe.steps(config.method, iteration)
+        stream = stream_groups(
+            run.name, config, dump(config), run.folder(iteration), missing, steps, run.context(iteration),
+            f"v{iteration}", ledger,
+        )
+        for part in stream:
+            done, tokens = done + part["groups"], tokens + part["tokens"]
+            judged, parsed = judged + part["judgements"], parsed + part["parsed"]
+            progress.update(done, tokens, parsed / judged if judged else None)
+    absent = {group["prompt_id"] for group in prompts} - ledger.committed_prompt_ids(iteration)
+    if absent:
+        raise RunError(f"iteration {iteration}: {len(absent)} groups were not committed; run `appellate resume`")
+    return {"groups": len(prompts), "already_there": len(prompts) - len(missing), "tokens": tokens}
+
+
+def make_pairs(run: Run, session: Session, iteration: int) -> dict[str, Any]:
+    """Select pairs from the committed groups and add the reference's log-probabilities."""
+    from pipelines.stream import stream_pairs
+
+    config, ledger, progress, recipe = run.config, run.ledger, run.progress, run.recipe
+    context = run.context(iteration)
+
+    def groups() -> Any:
+        return (recipe.read(group, config.method, context) for group in ledger.iter_groups(iteration))
+
+    statistics = recipe.statistics(groups(), config.method, context)
+    selected, pairs = [], []
+    for group in groups():
+        scored, made = recipe.select(group, statistics, config.method, context)
+        selected.append(scored)
+        pairs += made
+    report = accounting(selected, pairs)
+    ledger.replace_groups(iteration, selected)
+    if not pairs:
+        raise RunError(f"iteration {iteration} made no pair from {len(selected)} groups: {report}")
+    progress.stage(f"iteration {iteration}: reference", len(pairs))
+    version = "frozen" if config.models[config.roles["reference"]].path else f"v{iteration}"
+    scored_pairs: list[Pair] = stream_pairs(
+        run.name, config, dump(config), run.folder(iteration), pairs, version, progress.update
+    )
+    ledger.commit_pairs(iteration, scored_pairs, "all")
+    return {"pairs": len(pairs), "accounting": report}
+
+
+def train_policy(run: Run, session: Session, iteration: int) -> dict[str, Any]:
+    """DPO from the weights that made the pairs; the checkpoint is the next version."""
+    from pipelines.training.trainer import train, watch
+
+    judge_before = _ask_judge(run, session, iteration)
+    with watch(run.ledger, iteration, run.progress):
+        summary = train(run.config, run.ledger, iteration, run.folder(iteration))
+    return {**summary, "judge_before": judge_before}
+
+
+def update_weights(run: Run, session: Session, iteration: int) -> dict[str, Any]:
+    """Bring every model that follows training to the new checkpoint, live."""
+    version = f"v{iteration + 1}"
+    followers = run.followers()
+    run.progress.stage(f"iteration {iteration}: weights {version}", len(followers))
+    reports = {}
+    for count, model in enumerate(followers, 1):
+        current = set(session.clients[model].versions())
+        if current != {version}:  # a resumed run starts its models on the newest checkpoint
+            report = session.sync(model, version, run.folder(iteration + 1))
+            reports[model] = {"replicas": report.replicas, "prepare_s": report.prepare_s, "load_s": report.load_s}
+        run.progress.update(count)
+    run.progress.version = version
+    return {"version": version, "models": reports, "judge_after": _ask_judge(run, session, iteration)}
+
+
+def _ask_judge(run: Run, session: Session, iteration: int) -> dict[str, Any] | None:
+    """One live judgement of the iteration's first group over HTTP, as any client would ask for it."""
+    if not session.url:
+        return None
+    group = min(run.ledger.iter_groups(iteration), key=lambda g: g["prompt_id"])
+    sample = min(group["samples"], key=lambda s: s["index"])
+    body = {"messages": group["messages"], "responses": [sample["text"] or "(empty)"], "votes": 3, "seed": 0}
+    reply = httpx.post(f"{session.url}/v1/judgements", json=body, timeout=300)
+    if reply.status_code != 200:
+        return {"error": reply.text[:500]}
+    answer = reply.json()
+    return {
+        "weight_version": answer["weight_version"],
+        "scores": answer["scores"],
+        "readable": answer["usage"]["votes"] - answer["usage"]["unreadable_votes"],
+        "votes": answer["usage"]["votes"],
+        "text": answer["votes"][0]["text"][-300:],
+    }
+
+
+def summarise(run: Run) -> dict[str, Any]:
+    """What the run did, from its marks."""
+    iterations = []
+    for iteration in range(run.config.iterations):
+        pairs = run.ledger.done(iteration, "pairs") or {}
+        iterations.append(
+            {
+                "iteration": iteration,
+                "groups": (run.ledger.done(iteration, "groups") or {}).get("groups"),
+                "pairs": pairs.get("accounting", {}).get("pairs"),
+                "training": run.ledger.done(iteration, "train"),
+                "sync": run.ledger.done(iteration, "sync"),
+                "checkpoint": run.ledger.checkpoint_dir(iteration),
+            }
+        )
+    return {"run": run.ledger.path, "recipe": run.config.recipe, "iterations": iterations}

@@ -1,0 +1,35 @@
+"""The resource plan of a run: which roles, replicas, CPUs and GPUs it will ask the cluster for."""
+
+from typing import Any
+
+from pipelines.config import RunConfig
+from pipelines.recipes import get_recipe
+
+
+def resource_plan(config: RunConfig) -> dict[str, Any]:
+    """What the run needs while it samples and while it trains; CPUs and GPUs are Ray's logical ones."""
+    recipe = get_recipe(config.recipe)
+    models = {}
+    for name, model in config.models.items():
+        models[name] = {
+            "roles": [role for role, played_by in config.roles.items() if played_by == name],
+            "engine": model.engine,
+            "checkpoint": model.path or config.model,
+            "replicas": model.replicas,
+            "cpus": model.replicas * model.num_cpus,
+            "gpus": model.replicas * model.num_gpus,
+        }
+    training = config.training
+    return {
+        "models": models,
+        "training": {
+            "workers": training.num_workers,
+            "cpus": training.num_workers * training.num_cpus,
+            "gpus": training.num_workers * int(training.use_gpu),
+        },
+        "steps": [type(step).__name__ for step in recipe.steps(config.method, 0)],
+        "total": {
+            "cpus": sum(m["cpus"] for m in models.values()) + training.num_workers * training.num_cpus,
+            "gpus": sum(m["gpus"] for m in models.values()) + training.num_workers * int(training.use_gpu),
+        },
+    }

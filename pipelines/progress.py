@@ -1,0 +1,75 @@
+"""The live display of a run: stage, groups done, tokens/s, parse rate, weight version, time left."""
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+LINE_PERIOD_S = 10.0
+
+
+class RunProgress:
+    """A rich display on a terminal, a line every ten seconds elsewhere, nothing when quiet."""
+
+    def __init__(self, console: Console, quiet: bool = False):
+        self._console, self._quiet = console, quiet
+        self._live = console.is_terminal and not quiet
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            transient=True,
+        )
+        self._task: int | None = None
+        self._stage, self._total, self._done, self._started, self._printed = "", 0, 0, 0.0, 0.0
+        self.version = ""
+
+    def __enter__(self) -> "RunProgress":
+        if self._live:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._live:
+            self._bar.stop()
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        if not self._quiet:
+            self._console.print(text, highlight=False)
+
+    def stage(self, name: str, total: int, done: int = 0) -> None:
+        """Begin a stage of `total` items, `done` of which were there already."""
+        self._stage, self._total, self._done, self._started, self._printed = name, total, done, time.monotonic(), 0.0
+        self._already = done
+        if self._live:
+            if self._task is not None:
+                self._bar.remove_task(self._task)  # ty: ignore[invalid-argument-type]
+            self._task = self._bar.add_task(name, total=total, completed=done, note="")
+        self.update(done)
+
+    def update(self, done: int, tokens: int | None = None, parsed: float | None = None, note: str = "") -> None:
+        """Show how far the stage is; `tokens` made so far, `parsed` the share of readable judgements."""
+        self._done = done
+        elapsed = max(1e-9, time.monotonic() - self._started)
+        parts = [note] if note else []
+        if tokens is not None:
+            parts.append(f"{tokens / elapsed:.0f} tokens/s")
+        if parsed is not None:
+            parts.append(f"parsed {parsed:.0%}")
+        if self.version:
+            parts.append(f"weights {self.version}")
+        text = " · ".join(parts)
+        if self._live and self._task is not None:
+            self._bar.update(self._task, completed=done, note=text)  # ty: ignore[invalid-argument-type]
+        elif not self._quiet and (time.monotonic() - self._printed > LINE_PERIOD_S or done >= self._total):
+            self._printed = time.monotonic()
+            left = ""
+            if self._already < done < self._total:
+                left = f" · {elapsed / (done - self._already) * (self._total - done):.0f} s left"
+            self._console.print(f"{self._stage}: {done}/{self._total} · {text}{left}", highlight=False)

@@ -1,0 +1,46 @@
+"""What the terminal shows when a run is over."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def print_summary(console: Console, summary: dict[str, Any]) -> None:
+    """Run folder, pairs by kind, loss, judge before and after, and what to type next."""
+    console.print(f"\n[bold]{summary['recipe']}[/bold] finished in {summary['run']}", highlight=False)
+    table = Table("iteration", "groups", "pairs", "DPO loss first → last", "accuracy", "weights", "update s")
+    for item in summary["iterations"]:
+        training, sync = item["training"] or {}, item["sync"] or {}
+        pairs = ", ".join(f"{count} {kind}" for kind, count in sorted((item["pairs"] or {}).items()))
+        loss = f"{training['first_dpo_loss']:.4f} → {training['last_dpo_loss']:.4f}" if training.get("steps") else "-"
+        accuracy = f"{training['last_accuracy']:.0%}" if training.get("steps") else "-"
+        seconds = ", ".join(f"{name} {r['prepare_s'] + r['load_s']:.1f}" for name, r in (sync.get("models") or {}).items())
+        table.add_row(str(item["iteration"]), str(item["groups"]), pairs, loss, accuracy, sync.get("version", "-"), seconds)
+    console.print(table)
+    for item in summary["iterations"]:
+        _print_reply(console, "live judge before", (item["training"] or {}).get("judge_before"))
+        _print_reply(console, "live judge after ", (item["sync"] or {}).get("judge_after"))
+    checkpoint = summary["iterations"][-1]["checkpoint"]
+    console.print("\nnext:", highlight=False)
+    console.print(f"  appellate serve --model {checkpoint}", highlight=False, soft_wrap=True)
+    console.print(f"  appellate replay {summary['recipe']} --groups {_groups(summary)} --out pairs.parquet",
+                  highlight=False, soft_wrap=True)
+
+
+def _groups(summary: dict[str, Any]) -> str:
+    return f"{summary['run']}/iterations/{len(summary['iterations']) - 1:04d}/groups"
+
+
+def _print_reply(console: Console, title: str, reply: dict[str, Any] | None) -> None:
+    if reply is None:
+        return
+    if "error" in reply:
+        console.print(f"{title}: {reply['error']}", highlight=False)
+        return
+    last_line = (reply["text"].strip().splitlines() or [""])[-1]
+    console.print(
+        f"{title}: weights {reply['weight_version']}, scores {reply['scores']}, "
+        f"{reply['readable']} of {reply['votes']} votes readable, ends “{last_line[-80:]}”",
+        highlight=False,
+    )
