@@ -161,7 +161,8 @@ def judge(
     if as_json:
         _print_json(answer)
         return
-    table = Table("vote", "about", "order", "status", "says", title=f"{answer['protocol']} · {answer['weight_version']}")
+    title = f"{answer['protocol']} · {answer['weight_version']}"
+    table = Table("vote", "about", "order", "status", "says", title=title)
     for number, vote in enumerate(answer["votes"]):
         says = vote["score"] if vote["score"] is not None else vote["verdict"]
         table.add_row(str(number), str(vote["responses"]), str(vote["order"]), vote["status"], str(says))
@@ -224,7 +225,7 @@ def doctor(
 
 @app.command()
 def down(
-    run_name: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run's name; all runs when not given.")] = None,
+    run_name: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run's name; all when not given.")] = None,
     address: Address = None,
     as_json: Json = False,
 ) -> None:

@@ -42,7 +42,7 @@ class Judge:
         self._speaker = speaker
 
     async def judge(
-        self, group: Group, samples: list[Sample], step: JudgeStep, context: Context, version: str, order: int = 0
+        self, group: Group, samples: list[Sample], step: JudgeStep, context: Context, version: str, order: int
     ) -> list[Judgement]:
         """`step.sampling.n` judgements of one sample (pointwise) or two (pairwise); `order` 1 shows them swapped."""
         ids = [sample["sample_id"] for sample in samples]
@@ -52,7 +52,8 @@ class Judge:
             step.template, step.structured,
         )
         return [
-            judgement_record(c, ids, order, step.protocol, step.template, record_id(*place, c.index)) for c in completions
+            judgement_record(c, ids, order, step.protocol, step.template, record_id(*place, c.index))
+            for c in completions
         ]
 
     async def ask(

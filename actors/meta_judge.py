@@ -8,6 +8,7 @@ from pipelines.recipes.base import Context, MetaJudgeStep
 from pipelines.records import Group, Judgement, MetaJudgement, record_id, record_seed
 from pipelines.steps.render import meta_messages
 
+
 class MetaJudge:
     """Asks which of two judgements is better, in both orders."""
 

@@ -30,7 +30,8 @@ class ModelUnavailable(RuntimeError):
 def deploy_pool(run: str, model: str, config: ModelConfig) -> None:
     """Start the replicas of `model`; its current weights must be in the registry. Returns at once."""
     options: dict[str, Any] = {"num_cpus": config.num_cpus, "num_gpus": config.num_gpus}
-    application = ModelDeployment.options(
+    deployment: Any = ModelDeployment
+    application = deployment.options(
         name=DEPLOYMENT,
         num_replicas=config.replicas,
         ray_actor_options=options,
@@ -45,7 +46,7 @@ def deploy_pool(run: str, model: str, config: ModelConfig) -> None:
 
 
 def wait_ready(run: str, models: dict[str, ModelConfig], poll: Any = None) -> None:
-    """Wait until every pool runs, each within its `start_timeout_s`; raises ModelUnavailable naming the pool and why."""
+    """Wait until every pool runs, each within its `start_timeout_s`; raises ModelUnavailable naming pool and cause."""
     started = time.monotonic()
     while True:
         applications = serve.status().applications
@@ -59,7 +60,8 @@ def wait_ready(run: str, models: dict[str, ModelConfig], poll: Any = None) -> No
             if state == "DEPLOY_FAILED":
                 raise ModelUnavailable(f"model {model}: its replicas do not start: {message[-2000:]}")
             if time.monotonic() - started > config.start_timeout_s:
-                raise ModelUnavailable(f"model {model}: not ready after {config.start_timeout_s:.0f} s: {state} {message}")
+                limit = f"{config.start_timeout_s:.0f} s"
+                raise ModelUnavailable(f"model {model}: not ready after {limit}: {state} {message[-2000:]}")
             waiting.append(model)
         if not waiting:
             return
@@ -139,9 +141,8 @@ class PoolClient:
                 ) from error
             down_since = down_since or time.monotonic()
             if time.monotonic() - down_since > self.unavailable_timeout_s:
-                raise ModelUnavailable(
-                    f"model {self.model} of run {self.run}: unavailable for {self.unavailable_timeout_s:.0f} s: {problem[:500]}"
-                )
+                limit = f"{self.unavailable_timeout_s:.0f} s"
+                raise ModelUnavailable(f"model {self.model} of run {self.run}: down for {limit}: {problem[:500]}")
             await asyncio.sleep(pause_s)
             pause_s = min(5.0, pause_s * 1.5)
 

@@ -1,7 +1,7 @@
 """The run's registry: which weights are current for each model, and the lease that ties replicas to their driver.
 
-It is a plain Ray actor owned by the driver. When the driver ends, however it ends, Ray ends the registry; replicas watch
-it and take themselves down, so that no engine outlives its run.
+It is a plain Ray actor owned by the driver. When the driver ends, however it ends, Ray ends the registry; replicas
+watch it and take themselves down, so that no engine outlives its run.
 """
 
 from typing import Any
@@ -18,7 +18,6 @@ def application_name(run: str, model: str) -> str:
     return f"appellate-{run}-{model}"
 
 
-@ray.remote(num_cpus=0, max_concurrency=64)
 class Registry:
     """Current weights by model."""
 
@@ -40,7 +39,8 @@ class Registry:
 
 def start_registry(run: str) -> Any:
     """Create the registry of `run`, owned by this process."""
-    return Registry.options(name=f"appellate-{run}", namespace=NAMESPACE).remote()
+    actor: Any = ray.remote(num_cpus=0, max_concurrency=64)(Registry)
+    return actor.options(name=f"appellate-{run}", namespace=NAMESPACE).remote()
 
 
 def find_registry(run: str) -> Any:

@@ -6,8 +6,8 @@ import os
 import shutil
 from typing import Any
 
-import ray
 from ray import serve
+from ray.exceptions import RayActorError
 
 from actors.engine import Completion, Engine, EngineError, Request
 from actors.registry import application_name, find_registry
@@ -93,7 +93,7 @@ class ModelReplica:
             return self._outcome(error)
 
     async def load_weights(self, version: str, drain_s: float) -> dict[str, Any]:
-        """Close the gate, let running replies end for `drain_s` (the rest start again later), load what was prepared."""
+        """Close the gate, let running replies end for `drain_s` (the rest start again later), load the weights."""
         try:
             if version == self._source.version:
                 return self._outcome()
@@ -178,7 +178,7 @@ def _remove_copy(source: WeightSource, folder: str) -> None:
 class ModelDeployment(ModelReplica):
     """A ModelReplica that starts from the run's current weights and ends with the run."""
 
-    async def __init__(self, run: str, model: str, config: dict[str, Any]):  # ty: ignore
+    async def __init__(self, run: str, model: str, config: dict[str, Any]):
         self._run, self._registry = run, find_registry(run)
         settings = ModelConfig.model_validate(config)
         source: WeightSource = await self._registry.current.remote(model)
@@ -194,7 +194,7 @@ class ModelDeployment(ModelReplica):
             await asyncio.sleep(LEASE_PERIOD_S)
             try:
                 await asyncio.wait_for(_ping(self._registry), 60)
-            except ray.exceptions.RayActorError:
+            except RayActorError:
                 break  # the driver is gone
             except TimeoutError:
                 continue  # slow is not dead

@@ -32,7 +32,8 @@ class Speaker:
         prompt_ids = self.chat.render(messages)
         room = self.max_model_len - len(prompt_ids)
         if room < 1:
-            raise PromptTooLong(f"{len(prompt_ids)} prompt tokens, the model takes {self.max_model_len} with the answer")
+            limit = f"the model takes {self.max_model_len} with the answer"
+            raise PromptTooLong(f"{len(prompt_ids)} prompt tokens, {limit}")
         request = Request(
             request_id=request_id,
             prompt_ids=prompt_ids,

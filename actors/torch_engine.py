@@ -18,7 +18,8 @@ class TorchEngine:
     """One model on one device; calls run one after another on its own thread."""
 
     def __init__(self, model: Any, tokenizer: Any, dtype: str):
-        self._model, self._tokenizer, self._dtype = model, tokenizer, dtype
+        self._model: Any = model
+        self._tokenizer, self._dtype = tokenizer, dtype
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="torch-engine")
         self._aborted: set[str] = set()
         self._running: set[str] = set()

@@ -41,7 +41,7 @@ class WeightWorker:
                         count += 1
                         yield name, file.get_tensor(name)
 
-        self.model_runner.reload_weights(weights_iterator=tensors())  # ty: ignore[unresolved-attribute]
+        self.model_runner.reload_weights(weights_iterator=tensors())  # ty: ignore[missing-attribute]
         self._process_output_heads()
         return count
 
@@ -50,6 +50,6 @@ class WeightWorker:
         # keeps multiplying with the packed old weights (log-probability -1.21 where a fresh engine gives -1.44).
         from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 
-        for module in self.model_runner.get_model().modules():  # ty: ignore[unresolved-attribute]
+        for module in self.model_runner.get_model().modules():  # ty: ignore[missing-attribute]
             if isinstance(module, ParallelLMHead):
                 module.quant_method.process_weights_after_loading(module)

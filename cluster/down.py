@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 from collections.abc import Generator
 from pathlib import Path
@@ -73,7 +74,7 @@ def _delete_applications(run: str | None, address: str) -> list[str]:
     from actors.registry import NAMESPACE, application_name
     from actors.replica import delete_applications
 
-    ray.init(address=address, namespace=NAMESPACE, logging_level="ERROR", log_to_driver=False)
+    ray.init(address=address, namespace=NAMESPACE, logging_level=logging.ERROR, log_to_driver=False)
     try:
         return delete_applications(application_name(run, "") if run else "appellate-")
     finally:

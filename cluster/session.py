@@ -68,8 +68,8 @@ def open_session(
     cluster the replicas notice that the registry is gone and take the run's applications down.
     """
     os.environ.update(run_environment(run))  # inherited by every process that a local cluster starts
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    for name in ("ray", "ray.serve", "ray.data", "ray.train"):  # their files in the session's log folder keep everything
+        logging.getLogger(name).setLevel(logging.ERROR)
     _connect(run, address)
     try:
         port = http.port or (free_port(8000) if address is None else 8000)
@@ -92,7 +92,7 @@ def _connect(run: str, address: str | None) -> None:
         # Workers run this source tree itself; a local cluster needs no copy of it.
         path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH")) if p)
         runtime: dict[str, Any] = {"env_vars": environment | {"PYTHONPATH": path}}
-        options: dict[str, Any] = {
+        options: Any = {
             "address": "local",
             "num_cpus": max(4, os.cpu_count() or 1),
             "include_dashboard": True,
@@ -103,10 +103,10 @@ def _connect(run: str, address: str | None) -> None:
         excludes = [".venv", ".git", "runs", "tests", "docs", "benchmarks", "**/__pycache__"]
         runtime = {"env_vars": environment, "working_dir": str(ROOT), "excludes": excludes}
         options = {"address": address}
+    options |= {"namespace": NAMESPACE, "runtime_env": runtime}
+    options |= {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
-        ray.init(
-            **options, namespace=NAMESPACE, runtime_env=runtime, log_to_driver=False, logging_level=logging.ERROR
-        )
+        ray.init(**options)
     except ConnectionError as error:
         raise SessionError(f"no Ray cluster at {address}: {error}") from error
 

@@ -9,7 +9,7 @@ from pipelines.recipes import get_recipe
 def resource_plan(config: RunConfig) -> dict[str, Any]:
     """What the run needs while it samples and while it trains; CPUs and GPUs are Ray's logical ones."""
     recipe = get_recipe(config.recipe)
-    models = {}
+    models: dict[str, Any] = {}
     for name, model in config.models.items():
         models[name] = {
             "roles": [role for role, played_by in config.roles.items() if played_by == name],

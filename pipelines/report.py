@@ -15,8 +15,10 @@ def print_summary(console: Console, summary: dict[str, Any]) -> None:
         pairs = ", ".join(f"{count} {kind}" for kind, count in sorted((item["pairs"] or {}).items()))
         loss = f"{training['first_dpo_loss']:.4f} → {training['last_dpo_loss']:.4f}" if training.get("steps") else "-"
         accuracy = f"{training['last_accuracy']:.0%}" if training.get("steps") else "-"
-        seconds = ", ".join(f"{name} {r['prepare_s'] + r['load_s']:.1f}" for name, r in (sync.get("models") or {}).items())
-        table.add_row(str(item["iteration"]), str(item["groups"]), pairs, loss, accuracy, sync.get("version", "-"), seconds)
+        updates = (sync.get("models") or {}).items()
+        seconds = ", ".join(f"{name} {report['prepare_s'] + report['load_s']:.1f}" for name, report in updates)
+        version = sync.get("version", "-")
+        table.add_row(str(item["iteration"]), str(item["groups"]), pairs, loss, accuracy, version, seconds)
     console.print(table)
     for item in summary["iterations"]:
         _print_reply(console, "live judge before", (item["training"] or {}).get("judge_before"))

@@ -26,6 +26,8 @@ from pipelines.records import Group, Pair, groups_table, pairs_table
 from pipelines.steps.judgements import distinct_samples
 from pipelines.steps.meta import meta_judge_pairs
 
+_ROLES = {"SampleStep": "policy", "JudgeStep": "judge", "MetaJudgeStep": "meta_judge"}
+
 
 class RoleStage:
     """A Ray Data callable: an Arrow batch of groups in, the same groups with one more kind of record out."""
@@ -34,7 +36,7 @@ class RoleStage:
         from pipelines.config import load_dump
 
         settings = load_dump(config)
-        role = {SampleStep: "policy", JudgeStep: "judge", MetaJudgeStep: "meta_judge"}[type(step)]
+        role = _ROLES[type(step).__name__]
         model = settings.roles[role]
         stream = settings.stream
         client = PoolClient(run, model, stream.request_timeout_s, stream.unavailable_timeout_s)
@@ -43,7 +45,7 @@ class RoleStage:
         self._policy, self._judge, self._meta_judge = Policy(speaker), Judge(speaker), MetaJudge(speaker)
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
-        groups: list[Group] = batch.to_pylist()  # ty: ignore[invalid-assignment]
+        groups: list[Group] = batch.to_pylist()
         return groups_table(list(await asyncio.gather(*(self._work(group) for group in groups))))
 
     async def _work(self, group: Group) -> Group:
@@ -88,7 +90,7 @@ class CommitGroups:
         self._ledger, self._iteration = ledger, iteration
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        groups: list[Group] = batch.to_pylist()  # ty: ignore[invalid-assignment]
+        groups: list[Group] = batch.to_pylist()
         self._ledger.commit_groups(self._iteration, groups)
         judgements = [j for g in groups for j in g["judgements"]]
         tokens = sum(s["n_tokens"] for g in groups for s in g["samples"])
@@ -116,7 +118,7 @@ class ReferenceStage:
         self._reference, self._version = Reference(client, ChatFormat.load(folder)), version
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
-        pairs: list[Pair] = batch.to_pylist()  # ty: ignore[invalid-assignment]
+        pairs: list[Pair] = batch.to_pylist()
         return pairs_table(list(await asyncio.gather(*(self._reference.score(p, self._version) for p in pairs))))
 
 
@@ -125,8 +127,7 @@ def stream_groups(
     context: Context, version: str, ledger: Ledger,
 ) -> Iterator[dict[str, int]]:
     """Run `steps` over `groups` and commit them; yields {"groups", "tokens", "judgements", "parsed"} as parts land."""
-    rows = groups_table(groups)
-    dataset = ray.data.from_arrow([rows.slice(i, 1) for i in range(rows.num_rows)])
+    dataset = _row_blocks(groups_table(groups))
     for step in steps:
         arguments = {"run": run, "config": dump, "folder": folder, "step": step, "context": context, "version": version}
         dataset = _stage(dataset, RoleStage, arguments, config.stream.groups_in_flight)
@@ -138,7 +139,8 @@ def stream_groups(
         compute=ActorPoolStrategy(size=1),
         num_cpus=0.05,
     )
-    yield from dataset.iter_rows(prefetch_batches=0)  # ty: ignore[invalid-yield]
+    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        yield from batch.to_pylist()
 
 
 def stream_pairs(
@@ -146,16 +148,23 @@ def stream_pairs(
     done: Callable[[int], None],
 ) -> list[Pair]:
     """The pairs with reference log-probabilities, in the order given."""
-    rows = pairs_table(pairs)
-    dataset = ray.data.from_arrow([rows.slice(i, 1) for i in range(rows.num_rows)])
+    dataset = _row_blocks(pairs_table(pairs))
     arguments = {"run": run, "config": dump, "folder": folder, "version": version}
     dataset = _stage(dataset, ReferenceStage, arguments, config.stream.groups_in_flight)
     scored: list[Pair] = []
-    for row in dataset.iter_rows(prefetch_batches=0):
-        scored.append(row)  # ty: ignore[invalid-argument-type]
+    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        scored += batch.to_pylist()
         done(len(scored))
     place = {pair["pair_id"]: i for i, pair in enumerate(pairs)}
     return sorted(scored, key=lambda pair: place[pair["pair_id"]])
+
+
+def _row_blocks(rows: pa.Table) -> Any:
+    """A data set of one block a row, so that rows are neither merged nor waited for."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    return ray.data.from_arrow([rows.slice(i, 1) for i in range(rows.num_rows)])
 
 
 def _stage(dataset: Any, stage: type, arguments: dict[str, Any], in_flight: int) -> Any:

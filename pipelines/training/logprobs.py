@@ -4,6 +4,8 @@ The reference actor and the trainer call the same function on the same shapes, s
 reference's numbers are equal and the DPO loss is ln 2.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 def response_logprobs(
-    model: nn.Module, prompt_ids: list[int], responses: list[list[int]], chunk: int = 512
+    model: Any, prompt_ids: list[int], responses: list[list[int]], chunk: int = 512
 ) -> list[Tensor]:
     """log p(response_t | prompt, response_<t) for every response of one prompt.
 

@@ -16,14 +16,14 @@ def train(config: RunConfig, ledger: Ledger, iteration: int, model_folder: str) 
     The new checkpoint is in `ledger.checkpoint_dir(iteration)`. A worker group that loses a worker starts again from
     `model_folder` with the same batches, up to `training.max_failures` times.
     """
-    from ray.train import FailureConfig, ScalingConfig
-    from ray.train import RunConfig as TrainRunConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    import ray.train
+    import ray.train.torch
 
     from pipelines.training.worker import train_loop
 
     settings = config.training
-    trainer = TorchTrainer(
+    api: Any = ray.train  # its annotations are unions of two API generations, which no call can satisfy
+    trainer = api.torch.TorchTrainer(
         train_loop,
         train_loop_config={
             "config": settings.model_dump(),
@@ -32,16 +32,16 @@ def train(config: RunConfig, ledger: Ledger, iteration: int, model_folder: str) 
             "model": model_folder,
             "seed": config.seed,
         },
-        torch_config=TorchConfig(backend="nccl" if settings.use_gpu else "gloo"),
-        scaling_config=ScalingConfig(
+        torch_config=api.torch.TorchConfig(backend="nccl" if settings.use_gpu else "gloo"),
+        scaling_config=api.ScalingConfig(
             num_workers=settings.num_workers,
             use_gpu=settings.use_gpu,
             resources_per_worker={"CPU": settings.num_cpus} | ({"GPU": 1} if settings.use_gpu else {}),
         ),
-        run_config=TrainRunConfig(
+        run_config=api.RunConfig(
             name=f"iteration-{iteration:04d}",
             storage_path=f"{ledger.path}/train",
-            failure_config=FailureConfig(max_failures=settings.max_failures),
+            failure_config=api.FailureConfig(max_failures=settings.max_failures),
         ),
     )
     trainer.fit()

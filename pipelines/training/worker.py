@@ -96,8 +96,8 @@ class PairTrainer:
         worst = max(range(len(pairs)), key=lambda i: abs(losses[i] - LN2))
         if not abs(losses[worst] - LN2) <= tolerance:
             raise TrainingError(
-                f"pair {pairs[worst]['pair_id']}: DPO loss {losses[worst]:.6f} at step 0 instead of ln 2 = {LN2:.6f}; the "
-                f"reference log-probabilities (version {pairs[worst]['ref_version']}) are not this model's"
+                f"pair {pairs[worst]['pair_id']}: DPO loss {losses[worst]:.6f} at step 0 instead of ln 2 = {LN2:.6f}; "
+                f"the reference log-probabilities (version {pairs[worst]['ref_version']}) are not this model's"
             )
         return sum(losses) / len(losses)
 
@@ -138,7 +138,7 @@ class PairTrainer:
             names = ", ".join(bad_ids or [p["pair_id"] for p in pairs])
             if self.bad_steps >= MAX_BAD_STEPS:
                 raise TrainingError(f"{MAX_BAD_STEPS} steps in a row were not finite; pairs: {names}")
-            metrics["bad_pair_ids"] = names  # ty: ignore[invalid-assignment]
+            metrics["bad_pair_ids"] = names
         return metrics
 
     def _reduce_gradients(self) -> float:
@@ -199,16 +199,15 @@ def train_loop(settings: dict[str, Any]) -> None:
 
 
 def save_checkpoint(model: Any, tokenizer: Any, folder: str) -> None:
-    """Write a Hugging Face checkpoint in bfloat16 so that it is either whole or absent; raises on non-finite weights."""
-    state = {name: tensor.to(torch.bfloat16) for name, tensor in model.state_dict().items()}
-    bad = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
+    """Write a Hugging Face checkpoint in bfloat16, whole or not at all; raises on non-finite weights."""
+    model.to(torch.bfloat16)  # in place, so that tied tensors stay one tensor
+    bad = [name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()]
     if bad:
         raise TrainingError(f"not saved, non-finite weights: {', '.join(bad[:5])}")
-    model.config.dtype = torch.bfloat16
     final = Path(folder)
     partial = final.with_name(final.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial, state_dict=state)
+    model.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
     shutil.rmtree(final, ignore_errors=True)
     os.replace(partial, final)
