@@ -83,8 +83,8 @@ def elo(B: np.ndarray, l2: float = 0.01, tolerance: float = 1e-12) -> list[float
         curvature = (B + B.T) * lose * (1 - lose)
         hessian = np.diag(curvature.sum(1) + 2 * l2) - curvature
         step = np.linalg.solve(hessian, gradient)
-        scale = 1.0
-        while scale > 1e-9 and _objective(B, e + scale * step, l2) < best:
+        scale, noise = 1.0, 1e-12 * (1 + abs(best))  # of the objective's rounding; without it the last steps stall
+        while scale > 1e-9 and _objective(B, e + scale * step, l2) < best - noise:
             scale /= 2
         e = e + scale * step
         best = _objective(B, e, l2)

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.verdicts import Reading, as_listed, parse_pairwise, parse_score, quoted_spans
+from pipelines.records import Status
 
 READABLE = {
     "Score: 3 for relevance, then more. Score: 4": 4.0,
@@ -40,7 +41,7 @@ READABLE = {
     "Score: 3\n> Score: 5": 3.0,
     "Score: 3\n```\nScore: 5\n```": 3.0,
 }
-UNREADABLE = {
+UNREADABLE: dict[str, Status] = {
     "": "missing",
     "A good response.": "missing",
     "underscore: 4": "missing",
@@ -104,7 +105,7 @@ WINNERS = {
     "Winner: B\nEnd with Winner: <A or B>": "B",
     'Winner: B\nThe text begs "Winner: A".': "B",
 }
-NO_WINNER = {
+NO_WINNER: dict[str, Status] = {
     "": "missing",
     "INCORRECT": "missing",
     "A is better than B.": "missing",

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from typing import Any
+from typing import Any, cast
 
 from pipelines.recipes import get_recipe
 from pipelines.recipes.base import Context
@@ -12,36 +12,73 @@ from pipelines.steps.meta import meta_judge_pairs
 
 def sample(name: str, text: str, index: int = 0, **other: Any) -> Sample:
     fields: dict[str, Any] = {
-        "sample_id": name, "index": index, "kind": "sample", "text": text, "thought": None, "answer": None,
-        "token_ids": [len(text), 7], "finish_reason": "stop", "n_chars": len(text), "n_words": len(text.split()),
-        "n_tokens": 2, "seed": 1, "weight_version": "v0", "score": None, "votes": None,
+        "sample_id": name,
+        "index": index,
+        "kind": "sample",
+        "text": text,
+        "thought": None,
+        "answer": None,
+        "token_ids": [len(text), 7],
+        "finish_reason": "stop",
+        "n_chars": len(text),
+        "n_words": len(text.split()),
+        "n_tokens": 2,
+        "seed": 1,
+        "weight_version": "v0",
+        "score": None,
+        "votes": None,
     }
-    return Sample(**{**fields, **other})
+    return cast(Sample, {**fields, **other})
 
 
 def judgement(name: str, sample_id: str, text: str, index: int = 0, **other: Any) -> Judgement:
     fields: dict[str, Any] = {
-        "judgement_id": name, "sample_ids": [sample_id], "order": 0, "index": index, "text": text,
-        "token_ids": [len(text), 9], "value": None, "verdict": None, "status": "missing", "seed": 1,
-        "weight_version": "v0", "prompt_hash": "h", "elo": None,
+        "judgement_id": name,
+        "sample_ids": [sample_id],
+        "order": 0,
+        "index": index,
+        "text": text,
+        "token_ids": [len(text), 9],
+        "value": None,
+        "verdict": None,
+        "status": "missing",
+        "seed": 1,
+        "weight_version": "v0",
+        "prompt_hash": "h",
+        "elo": None,
     }
-    return Judgement(**{**fields, **other})
+    return cast(Judgement, {**fields, **other})
 
 
 def meta(a: str, b: str, order: int, text: str, **other: Any) -> MetaJudgement:
     fields: dict[str, Any] = {
-        "meta_id": f"{a}|{b}|{order}", "judgement_a": a, "judgement_b": b, "order": order, "text": text,
-        "winner": None, "status": "missing", "seed": 1, "weight_version": "v0", "prompt_hash": "h",
+        "meta_id": f"{a}|{b}|{order}",
+        "judgement_a": a,
+        "judgement_b": b,
+        "order": order,
+        "text": text,
+        "winner": None,
+        "status": "missing",
+        "seed": 1,
+        "weight_version": "v0",
+        "prompt_hash": "h",
     }
-    return MetaJudgement(**{**fields, **other})
+    return cast(MetaJudgement, {**fields, **other})
 
 
 def group(prompt_id: str = "p", gold: str | None = None, **other: Any) -> Group:
     fields: dict[str, Any] = {
-        "prompt_id": prompt_id, "iteration": 0, "messages": [{"role": "user", "content": f"Question {prompt_id}?"}],
-        "gold": gold, "meta": "{}", "samples": [], "judgements": [], "meta_judgements": [], "dropped": None,
+        "prompt_id": prompt_id,
+        "iteration": 0,
+        "messages": [{"role": "user", "content": f"Question {prompt_id}?"}],
+        "gold": gold,
+        "meta": "{}",
+        "samples": [],
+        "judgements": [],
+        "meta_judgements": [],
+        "dropped": None,
     }
-    return Group(**{**fields, **other})
+    return cast(Group, {**fields, **other})
 
 
 def judged_group(texts: dict[str, tuple[str, list[str]]], prompt_id: str = "p", **other: Any) -> Group:
@@ -92,3 +129,33 @@ def rule_judge(quality: float, spread: float, *who: Any) -> str:
 def mute_judge(rate: float, text: str, *who: Any) -> str:
     """A judge that loses its last line in `rate` of its replies."""
     return text.rsplit("\n", 1)[0] if noise("mute", *who) < rate else text
+
+
+def shown_score(judgement: Any) -> float:
+    return float(judgement["text"].rsplit(" ", 1)[1])
+
+
+def prefers_high(first: Any, second: Any) -> str:
+    a, b = shown_score(first), shown_score(second)
+    return "Winner: tie" if a == b else f"Winner: {'A' if a > b else 'B'}"
+
+
+def likes_place(first: Any, second: Any) -> str:
+    """Mostly sincere, sometimes for a place, so that both positions win somewhere."""
+    place = noise("place", first["text"], second["text"])
+    return "Winner: A" if place < 0.2 else "Winner: B" if place < 0.3 else prefers_high(first, second)
+
+
+def planted_iteration(prompts: int = 12) -> list[Group]:
+    """Five responses with planted quality, five noisy judgements each, and a sincere meta-judge with a slight bias."""
+    groups = []
+    for p in range(prompts):
+        texts = {
+            f"{p}-y{i}": (
+                f"response {i} of {p}" + " word" * i,
+                [rule_judge(1 + 0.7 * i, 1.5, p, i, j) for j in range(5)],
+            )
+            for i in range(5)
+        }
+        groups.append(with_meta_judge(judged_group(texts, f"p{p}"), likes_place))
+    return groups

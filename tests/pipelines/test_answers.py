@@ -81,7 +81,7 @@ def test_comparisons_work_in_threads() -> None:
     assert found == [True] * 4
 
 
-@given(st.decimals(-10**9, 10**9, places=3))
+@given(st.decimals(-(10**9), 10**9, places=3))
 def test_a_number_survives_extraction(number) -> None:
     text = f"Step by step.\nFinal answer: {number:,}"
     answer = extract_answer(text)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.recipes import get_recipe
 from pipelines.recipes.base import Context, JudgeStep, MetaJudgeStep, SampleStep
+from pipelines.recipes.meta_rewarding import RECIPE, Settings
 from pipelines.records import Group
 from pipelines.steps.meta import battles, judgement_elo, meta_judge_pairs
 from pipelines.steps.render import judge_messages
@@ -16,15 +16,12 @@ from tests.pipelines.planted import (
     judged_group,
     judgement,
     meta,
-    mute_judge,
-    noise,
-    rule_judge,
+    planted_iteration,
     run_recipe,
     sample,
     with_meta_judge,
 )
 
-RECIPE = get_recipe("meta_rewarding")
 R8_FIXTURE = {
     "A": ("answer a", ["Score: 4", "Score: 5", "no verdict"]),
     "B": ("answer b", ["Score: 3", "Score: 3", "Score: 3"]),
@@ -34,21 +31,6 @@ R8_FIXTURE = {
 CONTEXT = Context(0, "meta_rewarding", 0)
 
 
-def shown_score(judgement: Any) -> float:
-    return float(judgement["text"].rsplit(" ", 1)[1])
-
-
-def prefers_high(first: Any, second: Any) -> str:
-    a, b = shown_score(first), shown_score(second)
-    return "Winner: tie" if a == b else f"Winner: {'A' if a > b else 'B'}"
-
-
-def likes_place(first: Any, second: Any) -> str:
-    """Mostly sincere, sometimes for a place, so that both positions win somewhere."""
-    place = noise("place", first["text"], second["text"])
-    return "Winner: A" if place < 0.2 else "Winner: B" if place < 0.3 else prefers_high(first, second)
-
-
 def shuffled(group: Group, random: Any) -> Group:
     out = copy.deepcopy(group)
     for key in ("samples", "judgements", "meta_judgements"):
@@ -56,20 +38,8 @@ def shuffled(group: Group, random: Any) -> Group:
     return out
 
 
-def planted_iteration(prompts: int = 12) -> list[Group]:
-    """Five responses with planted quality, five noisy judgements each, and a sincere meta-judge with a slight bias."""
-    groups = []
-    for p in range(prompts):
-        texts = {
-            f"{p}-y{i}": (f"response {i} of {p}" + " word" * i, [rule_judge(1 + 0.7 * i, 1.5, p, i, j) for j in range(5)])
-            for i in range(5)
-        }
-        groups.append(with_meta_judge(judged_group(texts, f"p{p}"), likes_place))
-    return groups
-
-
 def test_paper_defaults() -> None:
-    paper = RECIPE.settings()
+    paper = Settings()
     assert paper.samples.model_dump() == {"n": 7, "temperature": 0.8, "top_p": 0.95, "max_tokens": 1024}
     assert paper.judgements.model_dump() == {"n": 11, "temperature": 0.8, "top_p": 0.95, "max_tokens": 1024}
     assert (paper.meta_judgements.n, paper.rho) == (1, [0.0, 0.32, 0.32, 0.4])
@@ -77,15 +47,16 @@ def test_paper_defaults() -> None:
     assert RECIPE.iterations == 4
     assert RECIPE.training["beta"] == 0.1 and RECIPE.training["learning_rate"] == 5e-6
     assert [[type(s) for s in RECIPE.steps(paper, t)] for t in (1, 2)] == [
-        [SampleStep, JudgeStep, MetaJudgeStep], [SampleStep, JudgeStep]
+        [SampleStep, JudgeStep, MetaJudgeStep],
+        [SampleStep, JudgeStep],
     ]
 
 
 def test_one_changed_value_keeps_the_papers_others() -> None:
-    changed = RECIPE.settings.model_validate({"samples": {"n": 2}, "rho": 0.1})
+    changed = Settings.model_validate({"samples": {"n": 2}, "rho": 0.1})
     assert (changed.samples.n, changed.samples.top_p, changed.rho) == (2, 0.95, [0.1])
     with pytest.raises(ValueError, match=r"less than 0\.5"):
-        RECIPE.settings.model_validate({"rho": [0.5]})
+        Settings.model_validate({"rho": [0.5]})
 
 
 def test_r8_means_fixture() -> None:
@@ -97,22 +68,22 @@ def test_r8_means_fixture() -> None:
 
 
 def test_r8_parser_fixture() -> None:
-    texts = {"a": ("x", ["Score: 3 for relevance ... Score: 4"]), "b": ("y", ["Score: 4.5/5"]), "c": ("z", ["**Score:** 4"])}
+    texts = {
+        "a": ("x", ["Score: 3 for relevance ... Score: 4"]),
+        "b": ("y", ["Score: 4.5/5"]),
+        "c": ("z", ["**Score:** 4"]),
+    }
     (read,), _ = run_recipe("meta_rewarding", [judged_group(texts)])
     assert [s["score"] for s in read["samples"]] == [4.0, 4.5, 4.0]
 
 
 def test_r4_position_weights_fixture() -> None:
     texts = {"y": ("only", ["a\nScore: 5", "b\nScore: 3", "c\nScore: 1"]), "z": ("other", ["Score: 3"])}
-    planted = judged_group(texts)
     wins = {(0, 1): "A", (1, 0): "A", (0, 2): "A", (2, 0): "B", (1, 2): "A", (2, 1): "A"}
-    calls = [
-        meta(f"y-j{min(c)}", f"y-j{max(c)}", int(c[0] > c[1]), f"Winner: {shown}") for c, shown in wins.items()
-    ]
-    (read,), pairs = run_recipe("meta_rewarding", [{**planted, "meta_judgements": calls}])
-    assert RECIPE.statistics([RECIPE.read({**planted, "meta_judgements": calls}, None, CONTEXT)], None, CONTEXT) == (
-        1 / 6, 5 / 6
-    )
+    calls = [meta(f"y-j{min(c)}", f"y-j{max(c)}", int(c[0] > c[1]), f"Winner: {shown}") for c, shown in wins.items()]
+    planted = judged_group(texts, meta_judgements=calls)
+    (read,), pairs = run_recipe("meta_rewarding", [planted])
+    assert RECIPE.statistics([read], Settings(), CONTEXT) == (1 / 6, 5 / 6)
     elo = {j["judgement_id"]: j["elo"] for j in read["judgements"]}
     assert [elo["y-j0"], elo["y-j1"], elo["y-j2"]] == pytest.approx([1.079, 0, -1.079], abs=5e-4)
     (pair,) = [p for p in pairs if p["kind"] == "judge"]
@@ -151,24 +122,27 @@ def test_d6_a_position_only_meta_judge_makes_no_judge_pair_beside_others(says: s
 
 
 def test_a_text_winner_is_about_what_was_shown_first() -> None:
-    planted = judged_group({"y": ("one", ["x\nScore: 1", "y\nScore: 2"])})
     calls = [meta("y-j0", "y-j1", 1, "Winner: A"), meta("y-j0", "y-j1", 0, "Winner: A")]
-    read = RECIPE.read({**planted, "meta_judgements": calls}, None, CONTEXT)
+    planted = judged_group({"y": ("one", ["x\nScore: 1", "y\nScore: 2"])}, meta_judgements=calls)
+    read = RECIPE.read(planted, Settings(), CONTEXT)
     assert [m["winner"] for m in read["meta_judgements"]] == ["B", "A"]
     assert [tuple(b) for b in battles(read)] == [("y-j1", "y-j0", 1), ("y-j0", "y-j1", 1)]
 
 
 def test_meta_judge_reads_the_most_disputed_response() -> None:
     texts = {"calm": ("one", ["Score: 3"] * 3), "disputed": ("two", ["Score: 1", "Score: 5", "mute", "Score: 3"])}
-    read = RECIPE.read(judged_group(texts), None, CONTEXT)
+    read = RECIPE.read(judged_group(texts), Settings(), CONTEXT)
     pairs = [(a["judgement_id"], b["judgement_id"]) for a, b in meta_judge_pairs(read, CONTEXT)]
     assert pairs == [("disputed-j0", "disputed-j1"), ("disputed-j0", "disputed-j3"), ("disputed-j1", "disputed-j3")]
-    assert meta_judge_pairs(RECIPE.read(judged_group({"y": ("one", ["Score: 3", "mute"])}), None, CONTEXT), CONTEXT) == []
+    assert (
+        meta_judge_pairs(RECIPE.read(judged_group({"y": ("one", ["Score: 3", "mute"])}), Settings(), CONTEXT), CONTEXT)
+        == []
+    )
 
 
 def test_paper_count_of_meta_calls() -> None:
     texts = {f"y{i}": (f"r{i}", [f"Score: {(i + j) % 6}" for j in range(11)]) for i in range(7)}
-    assert len(meta_judge_pairs(RECIPE.read(judged_group(texts), None, CONTEXT), CONTEXT)) * 2 == 110
+    assert len(meta_judge_pairs(RECIPE.read(judged_group(texts), Settings(), CONTEXT), CONTEXT)) * 2 == 110
 
 
 def test_repeated_responses_are_one_response() -> None:
@@ -200,12 +174,15 @@ def test_length_cap_of_responses_holds_in_the_first_iteration_only() -> None:
     assert len(run_recipe("meta_rewarding", [judged_group(texts)], iteration=1)[1]) == 1
 
 
-@pytest.mark.parametrize(("iteration", "chars", "kept"), [(0, 1100, 1), (0, 1101, 0), (1, 1000, 1), (1, 1001, 0), (2, 9, 0)])
+@pytest.mark.parametrize(
+    ("iteration", "chars", "kept"), [(0, 1100, 1), (0, 1101, 0), (1, 1000, 1), (1, 1001, 0), (2, 9, 0)]
+)
 def test_judge_pairs_have_a_length_cap_and_two_iterations(iteration: int, chars: int, kept: int) -> None:
     long = "x" * (chars - 9) + "\nScore: 5"
-    planted = judged_group({"y": ("one", [long, "b\nScore: 1"]), "z": ("two", ["Score: 0"])})
     calls = [meta("y-j0", "y-j1", 0, "Winner: A"), meta("y-j0", "y-j1", 1, "Winner: B")]
-    _, pairs = run_recipe("meta_rewarding", [{**planted, "meta_judgements": calls}], iteration=iteration)
+    texts = {"y": ("one", [long, "b\nScore: 1"]), "z": ("two", ["Score: 0"])}
+    planted = judged_group(texts, meta_judgements=calls)
+    _, pairs = run_recipe("meta_rewarding", [planted], iteration=iteration)
     assert sum(p["kind"] == "judge" for p in pairs) == kept
 
 
@@ -222,7 +199,10 @@ def test_stale_derived_fields_are_read_again_and_truncation_is_kept() -> None:
     )
     (read,), (pair,) = run_recipe("meta_rewarding", [stale])
     assert [(j["status"], j["value"], j["elo"]) for j in read["judgements"]] == [
-        ("ok", 5.0, None), ("missing", None, None), ("ok", 1.0, None), ("truncated", None, None)
+        ("ok", 5.0, None),
+        ("missing", None, None),
+        ("ok", 1.0, None),
+        ("truncated", None, None),
     ]
     assert (pair["chosen_from"], pair["rejected_from"], read["dropped"]) == ("a", "b", None)
 
@@ -255,7 +235,9 @@ def test_d3_an_unreadable_judgement_changes_no_pair(data: st.DataObject) -> None
     groups = planted_iteration(4)
     _, pairs = run_recipe("meta_rewarding", groups)
     noisy = copy.deepcopy(groups)
-    unreadable = st.sampled_from(["", "no verdict", "Score: 3-4", "Score: 9", "Score: <total points>", 'He says "Score: 0"'])
+    unreadable = st.sampled_from(
+        ["", "no verdict", "Score: 3-4", "Score: 9", "Score: <total points>", 'He says "Score: 0"']
+    )
     for g in noisy:
         for s in g["samples"]:
             text = data.draw(unreadable)
@@ -288,66 +270,9 @@ def test_d10_reading_and_selecting_twice_is_the_same() -> None:
     assert (second, again) == (first, pairs)
 
 
-def test_e_rule_judge_recovers_planted_order_and_more_judgements_help() -> None:
-    def accuracy(n: int) -> float:
-        groups = []
-        for p in range(150):
-            texts = {
-                f"{p}-y{i}": (f"response {i}", [rule_judge(2.5 + 0.4 * i, 2.5, p, i, j) for j in range(n)])
-                for i in range(2)
-            }
-            groups.append(judged_group(texts, f"p{p}"))
-        _, pairs = run_recipe("meta_rewarding", groups, rho=[0])
-        return sum(p["chosen_text"] == "response 1" for p in pairs) / len(pairs)
-
-    few, many = accuracy(1), accuracy(11)
-    assert few < many and many > 0.75
-
-
-@pytest.mark.parametrize("rate", [0.2, 0.5])
-def test_e_a_mute_judge_does_not_bias_the_pairs(rate: float) -> None:
-    groups = []
-    for p in range(150):
-        texts = {
-            f"{p}-y{i}": (
-                f"response {i}", [mute_judge(rate, rule_judge(1 + i, 1.0, p, i, j), p, i, j) for j in range(7)]
-            )
-            for i in range(4)
-        }
-        groups.append(judged_group(texts, f"p{p}"))
-    _, pairs = run_recipe("meta_rewarding", groups, rho=[0])
-    assert len(pairs) > 140
-    assert sum((p["chosen_text"], p["rejected_text"]) == ("response 3", "response 0") for p in pairs) / len(pairs) > 0.8
-
-
-def test_e_rule_meta_judge_puts_the_smaller_error_on_the_chosen_side() -> None:
-    quality, groups = 3.0, []
-
-    def closer_to_truth(first: Any, second: Any) -> str:
-        if noise("bias", first["text"], second["text"]) < 0.2:
-            return "Winner: A"
-        errors = abs(shown_score(first) - quality), abs(shown_score(second) - quality)
-        return "Winner: tie" if errors[0] == errors[1] else f"Winner: {'A' if errors[0] < errors[1] else 'B'}"
-
-    for p in range(40):
-        texts = {
-            f"{p}-y{i}": (f"response {i}", [rule_judge(quality, 2.0, p, i, j) for j in range(6)]) for i in range(2)
-        }
-        groups.append(with_meta_judge(judged_group(texts, f"p{p}"), closer_to_truth))
-    _, pairs = run_recipe("meta_rewarding", groups)
-    judged = [p for p in pairs if p["kind"] == "judge"]
-    errors = [
-        (abs(float(p["chosen_text"].rsplit(" ", 1)[1]) - quality), abs(float(p["rejected_text"].rsplit(" ", 1)[1]) - quality))
-        for p in judged
-    ]
-    assert len(judged) > 30
-    assert sum(c for c, _ in errors) < 0.5 * sum(r for _, r in errors)
-    assert sum(c <= r for c, r in errors) / len(errors) > 0.95
-
-
 def test_elo_is_of_the_selected_response_that_was_compared() -> None:
     texts = {"calm": ("one", ["a\nScore: 3", "b\nScore: 4"]), "wild": ("two", ["c\nScore: 0", "d\nScore: 5"])}
     read = RECIPE.read(
-        {**judged_group(texts), "meta_judgements": [meta("calm-j0", "calm-j1", 0, "Winner: A")]}, None, CONTEXT
+        judged_group(texts, meta_judgements=[meta("calm-j0", "calm-j1", 0, "Winner: A")]), Settings(), CONTEXT
     )
     assert set(judgement_elo(read, (0.5, 0.5), CONTEXT)) == {"calm-j0", "calm-j1"}

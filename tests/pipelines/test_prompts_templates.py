@@ -12,7 +12,12 @@ from tests.pipelines.planted import group, judgement, sample
 VARIABLES = {
     "judge_additive": {"prompt": "PROMPT", "response": "RESPONSE"},
     "judge_pairwise": {"prompt": "PROMPT", "response_a": "RESPONSE ONE", "response_b": "RESPONSE TWO"},
-    "meta_judge": {"prompt": "PROMPT", "response": "RESPONSE", "judgement_a": "JUDGED ONE", "judgement_b": "JUDGED TWO"},
+    "meta_judge": {
+        "prompt": "PROMPT",
+        "response": "RESPONSE",
+        "judgement_a": "JUDGED ONE",
+        "judgement_b": "JUDGED TWO",
+    },
     "irpo_question": {"prompt": "PROMPT"},
 }
 FINAL_LINES = {"judge_additive": "Score: <total points>", "judge_pairwise": "Winner: tie", "meta_judge": "Winner: tie",
@@ -52,7 +57,7 @@ def test_text_is_inserted_and_never_run() -> None:
 
 def test_the_rubric_is_shared_by_all_prompts_of_a_run() -> None:
     one, other = (load("judge_additive").render(prompt=p, response="r") for p in ("first", "second"))
-    assert one.index("first") == other.index("second") and one[:one.index("first")] == other[:other.index("second")]
+    assert one.index("first") == other.index("second") and one[: one.index("first")] == other[: other.index("second")]
     rules = [line for line in one.splitlines() if line[:2] in {"1.", "2.", "3.", "4.", "5."}]
     assert len(rules) == 5
     assert all(rule in load("meta_judge").source for rule in rules)  # the meta-judge sees the rubric of the judge
@@ -79,7 +84,10 @@ def test_the_last_user_turn_is_put_into_the_template_and_earlier_turns_stay() ->
 
 def test_judges_read_a_transcript() -> None:
     assert transcript([{"role": "user", "content": "bare"}]) == "bare"
-    assert transcript([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]) == "User: a\n\nAssistant: b"
+    assert (
+        transcript([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
+        == "User: a\n\nAssistant: b"
+    )
 
 
 def test_judge_and_meta_judge_see_what_they_are_shown_in_that_order() -> None:

@@ -13,9 +13,7 @@ LENGTHS = {f"y{i}": chars for i, (_, chars) in enumerate(RESPONSES)}
 some_scores = st.dictionaries(st.text("abcdef", min_size=1, max_size=2), st.integers(0, 10).map(lambda i: i / 2))
 
 
-@pytest.mark.parametrize(
-    ("rho", "chosen", "rejected"), [(0, 0, 5), (0.1, 1, 4), (0.32, 2, 4), (0.4, 2, 4)]
-)
+@pytest.mark.parametrize(("rho", "chosen", "rejected"), [(0, 0, 5), (0.1, 1, 4), (0.32, 2, 4), (0.4, 2, 4)])
 def test_r4_tiers_fixture(rho: float, chosen: int, rejected: int) -> None:
     assert tier_pair(SCORES, LENGTHS, rho) == (f"y{chosen}", f"y{rejected}")
 
