@@ -129,6 +129,12 @@ def test_a_text_winner_is_about_what_was_shown_first() -> None:
     assert [tuple(b) for b in battles(read)] == [("y-j1", "y-j0", 1), ("y-j0", "y-j1", 1)]
 
 
+def test_only_judgements_of_one_response_meet() -> None:
+    texts = {"y": ("one", ["a\nScore: 1", "b\nScore: 2"]), "z": ("two", ["Score: 3"])}
+    calls = [meta("y-j0", "y-j0", 0, "Winner: A"), meta("y-j0", "z-j0", 0, "Winner: A"), meta("y-j0", "y-j1", 0, "none")]
+    assert battles(RECIPE.read(judged_group(texts, meta_judgements=calls), Settings(), CONTEXT)) == []
+
+
 def test_meta_judge_reads_the_most_disputed_response() -> None:
     texts = {"calm": ("one", ["Score: 3"] * 3), "disputed": ("two", ["Score: 1", "Score: 5", "mute", "Score: 3"])}
     read = RECIPE.read(judged_group(texts), Settings(), CONTEXT)

@@ -99,6 +99,7 @@ def test_bad_settings_fail_before_reading(tmp_path: Path, words: list[str], mess
 @given(st.randoms(use_true_random=False))
 def test_d4_d10_the_file_is_byte_identical_in_any_order(tmp_path: Path, random) -> None:
     rows = planted()
+    rows += [judged_group(TEXTS, f"more{i}") for i in range(3)]
     replay("meta_rewarding", write(tmp_path / "g.parquet", rows), tmp_path / "one.parquet", [])
     mixed = copy.deepcopy(rows)
     random.shuffle(mixed)
