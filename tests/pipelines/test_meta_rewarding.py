@@ -131,7 +131,11 @@ def test_a_text_winner_is_about_what_was_shown_first() -> None:
 
 def test_only_judgements_of_one_response_meet() -> None:
     texts = {"y": ("one", ["a\nScore: 1", "b\nScore: 2"]), "z": ("two", ["Score: 3"])}
-    calls = [meta("y-j0", "y-j0", 0, "Winner: A"), meta("y-j0", "z-j0", 0, "Winner: A"), meta("y-j0", "y-j1", 0, "none")]
+    calls = [
+        meta("y-j0", "y-j0", 0, "Winner: A"),
+        meta("y-j0", "z-j0", 0, "Winner: A"),
+        meta("y-j0", "y-j1", 0, "none"),
+    ]
     assert battles(RECIPE.read(judged_group(texts, meta_judgements=calls), Settings(), CONTEXT)) == []
 
 
