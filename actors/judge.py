@@ -1,12 +1,10 @@
 """The judge: scores one response, or compares two. Recipes and the HTTP endpoint use this same code."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from actors.engine import Completion
-from actors.speaker import Speaker
-from actors.verdicts import Reading, as_listed, parse_pairwise, parse_score
+from actors.speaker import Speaker, VerdictForm
+from actors.verdicts import as_listed, parse_pairwise, parse_score
 from pipelines.config import Sampling
 from pipelines.prompts import load
 from pipelines.recipes.base import Context, JudgeStep
@@ -20,19 +18,12 @@ class Protocol:
 
     template: str
     responses: int  # how many responses one judgement reads
-    parse: Callable[[str, bool], Reading[Any]]
-    verdict: str  # regular expression of the last line, for engines with structured outputs
+    verdict: VerdictForm
 
 
-PROTOCOLS = {
-    "additive": Protocol("judge_additive", 1, lambda text, cut: parse_score(text, 0, 5, cut), "Score: [0-5]"),
-    "pairwise": Protocol("judge_pairwise", 2, parse_pairwise, "Winner: (A|B|tie)"),
-}
-
-
-def reply_form(verdict: str, max_tokens: int) -> dict[str, Any]:
-    """Constraint for structured outputs: one paragraph of reasons that fits `max_tokens`, then the verdict's line."""
-    return {"regex": rf"[^\n]{{1,{max(1, 3 * (max_tokens - 12))}}}\n{verdict}"}
+SCORE = VerdictForm("Score: ", ("0", "1", "2", "3", "4", "5"), lambda text, cut: parse_score(text, 0, 5, cut))
+WINNER = VerdictForm("Winner: ", ("A", "B", "tie"), parse_pairwise)
+PROTOCOLS = {"additive": Protocol("judge_additive", 1, SCORE), "pairwise": Protocol("judge_pairwise", 2, WINNER)}
 
 
 class Judge:
@@ -69,18 +60,19 @@ class Judge:
         template: str,
         structured: bool,
     ) -> list[Completion]:
-        """The raw replies; with `structured` the engine itself keeps the reply's form."""
-        shown = samples[::-1] if order else samples
-        constraint = reply_form(PROTOCOLS[protocol].verdict, sampling.max_tokens) if structured else None
-        messages = judge_messages(template, group, *shown)
-        return await self._speaker.reply(messages, sampling, seed, request_id, version, constraint)
+        """The raw replies; with `structured` every one ends in a readable verdict."""
+        messages = judge_messages(template, group, *(samples[::-1] if order else samples))
+        if structured:
+            form = PROTOCOLS[protocol].verdict
+            return await self._speaker.reply_with_verdict(messages, sampling, seed, request_id, version, form)
+        return await self._speaker.reply(messages, sampling, seed, request_id, version)
 
 
 def judgement_record(
     completion: Completion, sample_ids: list[str], order: int, protocol: str, template: str, judgement_id: str
 ) -> Judgement:
     """A judge's reply as a record; an unreadable one keeps its text and its status, never a score."""
-    reading = PROTOCOLS[protocol].parse(completion.text, completion.finish_reason == "length")
+    reading = PROTOCOLS[protocol].verdict.parse(completion.text, completion.finish_reason == "length")
     pairwise = PROTOCOLS[protocol].responses == 2
     return Judgement(
         judgement_id=judgement_id,

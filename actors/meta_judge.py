@@ -1,8 +1,8 @@
 """The meta-judge: compares two judgements of one response (Meta-Rewarding, 2407.19594)."""
 
-from actors.judge import PROTOCOLS, reply_form
+from actors.judge import WINNER
 from actors.speaker import Speaker
-from actors.verdicts import as_listed, parse_pairwise
+from actors.verdicts import as_listed
 from pipelines.prompts import load
 from pipelines.recipes.base import Context, MetaJudgeStep
 from pipelines.records import Group, Judgement, MetaJudgement, record_id, record_seed
@@ -24,17 +24,15 @@ class MetaJudge:
         ids = (a["judgement_id"], b["judgement_id"])
         place = (context.run_seed, context.recipe, context.iteration, group["prompt_id"], "meta_judge", *ids, order)
         first, second = (b, a) if order else (a, b)
-        completions = await self._speaker.reply(
-            meta_messages(step.template, group, first, second),
-            step.sampling,
-            record_seed(*place),
-            record_id(*place),
-            version,
-            reply_form(PROTOCOLS["pairwise"].verdict, step.sampling.max_tokens) if step.structured else None,
-        )
+        messages = meta_messages(step.template, group, first, second)
+        asked = (messages, step.sampling, record_seed(*place), record_id(*place), version)
+        if step.structured:
+            completions = await self._speaker.reply_with_verdict(*asked, WINNER)
+        else:
+            completions = await self._speaker.reply(*asked)
         records = []
         for c in completions:
-            reading = parse_pairwise(c.text, c.finish_reason == "length")
+            reading = WINNER.parse(c.text, c.finish_reason == "length")
             records.append(
                 MetaJudgement(
                     meta_id=record_id(*place, c.index),

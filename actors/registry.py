@@ -39,8 +39,9 @@ class Registry:
 
 def start_registry(run: str) -> Any:
     """Create the registry of `run`, owned by this process."""
-    actor: Any = ray.remote(num_cpus=0, max_concurrency=64)(Registry)
-    return actor.options(name=f"appellate-{run}", namespace=NAMESPACE).remote()
+    actor: Any = ray.remote(Registry)
+    options = {"name": f"appellate-{run}", "namespace": NAMESPACE, "num_cpus": 0, "max_concurrency": 64}
+    return actor.options(**options).remote()
 
 
 def find_registry(run: str) -> Any:

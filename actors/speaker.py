@@ -1,16 +1,33 @@
 """What policy, judge and meta-judge share: a conversation in, completions of one weight version out."""
 
+import asyncio
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from actors.chat import ChatFormat
 from actors.engine import Completion, Request
-from actors.pool import PoolClient
+from actors.pool import ModelUnavailable, PoolClient
+from actors.verdicts import Reading
 from pipelines.config import Sampling
 from pipelines.records import Message
+
+VERDICT_TOKENS = 8
+VERSION_RETRIES = 5
 
 
 class PromptTooLong(ValueError):
     """The prompt leaves no room for an answer; the message says how long it is and what the limit is."""
+
+
+@dataclass(frozen=True)
+class VerdictForm:
+    """How a judgement ends: a lead such as "Score: " and one of a few choices, and how its text is read."""
+
+    lead: str
+    choices: tuple[str, ...]
+    parse: Callable[[str, bool], Reading[Any]]
 
 
 class Speaker:
@@ -20,17 +37,58 @@ class Speaker:
         self.client, self.chat, self.max_model_len = client, chat, max_model_len
 
     async def reply(
-        self,
-        messages: list[Message],
-        sampling: Sampling,
-        seed: int | None,
-        request_id: str,
-        version: str | None = None,
-        structured: dict[str, Any] | None = None,
+        self, messages: list[Message], sampling: Sampling, seed: int | None, request_id: str, version: str | None
     ) -> list[Completion]:
         """`sampling.n` completions in index order; raises PromptTooLong, ModelUnavailable."""
+        return await self._generate(self.chat.render(messages), sampling, seed, request_id, version)
+
+    async def reply_with_verdict(
+        self, messages: list[Message], sampling: Sampling, seed: int | None, request_id: str, version: str | None,
+        form: VerdictForm,
+    ) -> list[Completion]:
+        """Like `reply`, and every completion ends in a readable verdict.
+
+        The reasons are free; a reply without a readable verdict is continued by the verdict's lead, after which the
+        engine may write nothing but one of the choices. Constraining the reasons too would cost half the throughput.
+        """
         prompt_ids = self.chat.render(messages)
-        room = self.max_model_len - len(prompt_ids)
+        tail = len(self.chat.encode(f"\n{form.lead}")) + VERDICT_TOKENS
+        free = sampling.model_copy(update={"max_tokens": max(1, sampling.max_tokens - tail)})
+        for _ in range(VERSION_RETRIES):
+            drafts = await self._generate(prompt_ids, free, seed, request_id, version, reserve=tail)
+            replies = await asyncio.gather(*(self._conclude(prompt_ids, d, sampling, request_id, form) for d in drafts))
+            if {reply.weight_version for reply in replies} == {drafts[0].weight_version}:
+                return list(replies)
+        raise ModelUnavailable("the weights changed faster than the model could answer")
+
+    async def _conclude(
+        self, prompt_ids: list[int], draft: Completion, sampling: Sampling, request_id: str, form: VerdictForm
+    ) -> Completion:
+        if form.parse(draft.text, draft.finish_reason == "length").status == "ok":
+            return draft
+        end = self.chat.end_of_turn()
+        reasons = draft.token_ids[:-1] if draft.token_ids[-1:] == [end] else draft.token_ids
+        lead = self.chat.encode(f"\n{form.lead}".rstrip())
+        request = Request(
+            request_id=f"{request_id}-{draft.index}",
+            prompt_ids=prompt_ids + reasons + lead,
+            temperature=sampling.temperature,
+            max_tokens=VERDICT_TOKENS,
+            seed=draft.seed,
+            structured={"choice": [f" {choice}" for choice in form.choices]},
+        )
+        (verdict,) = await self.client.generate(request)
+        ids = verdict.token_ids if verdict.token_ids[-1:] == [end] else [*verdict.token_ids, end]
+        if verdict.weight_version != draft.weight_version:
+            return verdict  # an update came between the two; the caller asks again
+        text = draft.text + f"\n{form.lead}".rstrip() + verdict.text
+        return dataclasses.replace(draft, text=text, token_ids=reasons + lead + ids, finish_reason="stop")
+
+    async def _generate(
+        self, prompt_ids: list[int], sampling: Sampling, seed: int | None, request_id: str, version: str | None,
+        reserve: int = 0,
+    ) -> list[Completion]:
+        room = self.max_model_len - len(prompt_ids) - reserve
         if room < 1:
             limit = f"the model takes {self.max_model_len} with the answer"
             raise PromptTooLong(f"{len(prompt_ids)} prompt tokens, {limit}")
@@ -42,6 +100,5 @@ class Speaker:
             top_p=sampling.top_p,
             max_tokens=min(sampling.max_tokens, room),
             seed=seed,
-            structured=structured,
         )
         return await self.client.generate(request, version)

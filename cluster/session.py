@@ -68,8 +68,9 @@ def open_session(
     cluster the replicas notice that the registry is gone and take the run's applications down.
     """
     os.environ.update(run_environment(run))  # inherited by every process that a local cluster starts
-    for name in ("ray", "ray.serve", "ray.data", "ray.train"):  # their files in the session's log folder keep everything
+    for name in ("ray", "ray.serve", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
     _connect(run, address)
     try:
         port = http.port or (free_port(8000) if address is None else 8000)
@@ -88,23 +89,22 @@ def open_session(
 
 def _connect(run: str, address: str | None) -> None:
     environment = run_environment(run) | {"HF_HUB_OFFLINE": "1"}
+    options: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         # Workers run this source tree itself; a local cluster needs no copy of it.
         path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH")) if p)
-        runtime: dict[str, Any] = {"env_vars": environment | {"PYTHONPATH": path}}
-        options: Any = {
+        options |= {
             "address": "local",
             "num_cpus": max(4, os.cpu_count() or 1),
             "include_dashboard": True,
             "dashboard_host": "127.0.0.1",
             "object_store_memory": _object_store_bytes(),
+            "runtime_env": {"env_vars": environment | {"PYTHONPATH": path}},
         }
     else:
         excludes = [".venv", ".git", "runs", "tests", "docs", "benchmarks", "**/__pycache__"]
         runtime = {"env_vars": environment, "working_dir": str(ROOT), "excludes": excludes}
-        options = {"address": address}
-    options |= {"namespace": NAMESPACE, "runtime_env": runtime}
-    options |= {"log_to_driver": False, "logging_level": logging.ERROR}
+        options |= {"address": address, "runtime_env": runtime}
     try:
         ray.init(**options)
     except ConnectionError as error:

@@ -163,7 +163,7 @@ def _row_blocks(rows: pa.Table) -> Any:
     """A data set of one block a row, so that rows are neither merged nor waited for."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    context.print_on_execution_start = False
+    context.issue_detectors_config.detectors = []  # its memory advice is for tasks, not for a few long-lived actors
     return ray.data.from_arrow([rows.slice(i, 1) for i in range(rows.num_rows)])
 
 
@@ -173,9 +173,8 @@ def _stage(dataset: Any, stage: type, arguments: dict[str, Any], in_flight: int)
         fn_constructor_kwargs=arguments,
         batch_size=1,
         batch_format="pyarrow",
-        compute=ActorPoolStrategy(size=1, max_tasks_in_flight_per_actor=2 * in_flight),
-        max_concurrency=in_flight,
+        compute=ActorPoolStrategy(
+            size=1, max_tasks_in_flight_per_actor=2 * in_flight, max_concurrent_calls_per_actor=in_flight
+        ),
         num_cpus=0.05,
-        max_restarts=-1,
-        max_task_retries=-1,
     )
