@@ -6,6 +6,7 @@ import uuid
 from typing import Any
 
 from actors.engine import Completion, EngineError, Request, WeightError
+from actors.vllm_worker import mark_owner
 from pipelines.config import ModelConfig
 
 
@@ -43,6 +44,7 @@ class VllmEngine:
             options["max_num_batched_tokens"] = max(config.max_model_len, 2048)
             if config.threads:
                 os.environ["VLLM_CPU_OMP_THREADS_BIND"] = f"0-{config.threads - 1}"
+        mark_owner()
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 

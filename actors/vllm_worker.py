@@ -3,25 +3,51 @@
 vLLM mixes `WeightWorker` into its worker class (`worker_extension_cls`) and calls it through `collective_rpc`.
 """
 
-import ctypes
-import multiprocessing
 import os
 import signal
+import threading
+import time
 from pathlib import Path
 
-PR_SET_PDEATHSIG = 1
+import psutil
+
+OWNER_VARIABLE = "APPELLATE_ENGINE_OWNER"  # "pid:start time" of the process that started the engine
+PERIOD_S = 1.0
 
 
-def die_with_parent() -> None:
-    """Ask the kernel to end this process when its parent ends, so that no engine outlives a killed replica."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    parent = multiprocessing.parent_process()
-    if parent is not None and not parent.is_alive():  # the parent died before the call above
+def mark_owner() -> None:
+    """Called by the process that starts an engine: its worker processes end themselves when this process is gone."""
+    me = psutil.Process()
+    os.environ[OWNER_VARIABLE] = f"{me.pid}:{me.create_time()}"
+
+
+def end_with_owner() -> None:
+    """Watch the owner; once it is gone, end the engine's core process and this one.
+
+    vLLM's core process does not notice a killed parent and offers no hook to run code in; its workers do it for it.
+    """
+    pid, _, started = os.environ.get(OWNER_VARIABLE, "").partition(":")
+    if not pid or int(pid) == os.getpid():
+        return
+
+    def owner_alive() -> bool:
+        try:
+            return abs(psutil.Process(int(pid)).create_time() - float(started)) < 1
+        except psutil.NoSuchProcess:
+            return False
+
+    def watch() -> None:
+        while owner_alive():
+            time.sleep(PERIOD_S)
+        core = os.getppid()
+        if core > 1 and "EngineCore" in " ".join(psutil.Process(core).cmdline()):
+            os.kill(core, signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGKILL)
 
+    threading.Thread(target=watch, name="end-with-owner", daemon=True).start()
 
-if multiprocessing.parent_process() is not None:  # imported early in every worker process
-    die_with_parent()
+
+end_with_owner()  # this module is imported by every worker process before it loads the model
 
 
 class WeightWorker:
