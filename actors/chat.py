@@ -5,6 +5,7 @@ tokens. What a user or a model wrote is tokenised with special tokens disabled, 
 eleven characters, never the end of a turn. For text without such strings the ids equal the tokenizer's own rendering.
 """
 
+import itertools
 import re
 from typing import Any, cast
 
@@ -29,9 +30,13 @@ class ChatFormat:
                 "the model has no chat template; use an instruct model or add chat_template.jinja to its folder"
             )
         self.template_hash = digest("chat", tokenizer.chat_template)[:16]
-        specials = sorted(set(tokenizer.all_special_tokens), key=len, reverse=True)
-        self._specials = re.compile("|".join(re.escape(s) for s in specials)) if specials else re.compile(r"(?!)")
+        # Llama 3 names its header tokens in no special-token slot; Qwen's <think> is added without being special.
+        added = [t for t in tokenizer.added_tokens_decoder.values() if t.content.strip()]
+        named = {t.content for t in added if not t.special and t.content in tokenizer.chat_template}
+        specials = sorted({t.content for t in added if t.special} | named | set(tokenizer.all_special_tokens))
+        self._specials = _any_of(specials)
         self._special_ids = {s: tokenizer.convert_tokens_to_ids(s) for s in specials}
+        self._unsplit = re.compile(f"(?={_any_of(sorted(named)).pattern})")
         self.check()
 
     @classmethod
@@ -98,9 +103,16 @@ class ChatFormat:
         return list(self.tokenizer(self._template(messages), add_special_tokens=False)["input_ids"])
 
     def _plain(self, text: str) -> list[int]:
-        if not text:
-            return []
-        return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+        # `split_special_tokens` splits special tokens only; the others are cut after their first character here.
+        cuts = [0, *(match.start() + 1 for match in self._unsplit.finditer(text)), len(text)]
+        parts = [text[start:end] for start, end in itertools.pairwise(cuts) if start < end]
+        encode = self.tokenizer
+        return [i for p in parts for i in encode(p, add_special_tokens=False, split_special_tokens=True)["input_ids"]]
+
+
+def _any_of(words: list[str]) -> re.Pattern[str]:
+    """Matches any of the words, the longest first; nothing when there is none."""
+    return re.compile("|".join(re.escape(word) for word in sorted(words, key=len, reverse=True)) or r"(?!)")
 
 
 def _fill(skeleton: str, contents: list[str]) -> str:
