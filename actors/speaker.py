@@ -14,6 +14,7 @@ from pipelines.config import Sampling
 from pipelines.records import Message
 
 VERDICT_TOKENS = 8
+CLOSE_FENCE = "\n```"
 VERSION_RETRIES = 5
 
 
@@ -52,7 +53,7 @@ class Speaker:
         engine may write nothing but one of the choices. Constraining the reasons too would cost half the throughput.
         """
         prompt_ids = self.chat.render(messages)
-        tail = len(self.chat.encode(f"\n{form.lead}")) + VERDICT_TOKENS
+        tail = len(self.chat.encode(f"{CLOSE_FENCE}\n{form.lead}")) + VERDICT_TOKENS
         free = sampling.model_copy(update={"max_tokens": max(1, sampling.max_tokens - tail)})
         for _ in range(VERSION_RETRIES):
             drafts = await self._generate(prompt_ids, free, seed, request_id, version, reserve=tail)
@@ -68,10 +69,13 @@ class Speaker:
             return draft
         end = self.chat.end_of_turn()
         reasons = draft.token_ids[:-1] if draft.token_ids[-1:] == [end] else draft.token_ids
-        lead = self.chat.encode(f"\n{form.lead}".rstrip())
+        lead = f"\n{form.lead}".rstrip()
+        if form.parse(f"{draft.text}{lead} {form.choices[0]}", False).status != "ok":
+            lead = CLOSE_FENCE + lead  # in a code fence that the reasons left open a verdict would be a quotation
+        lead_ids = self.chat.encode(lead)
         request = Request(
             request_id=f"{request_id}-{draft.index}",
-            prompt_ids=prompt_ids + reasons + lead,
+            prompt_ids=prompt_ids + reasons + lead_ids,
             temperature=sampling.temperature,
             max_tokens=VERDICT_TOKENS,
             seed=draft.seed,
@@ -81,8 +85,8 @@ class Speaker:
         ids = verdict.token_ids if verdict.token_ids[-1:] == [end] else [*verdict.token_ids, end]
         if verdict.weight_version != draft.weight_version:
             return verdict  # an update came between the two; the caller asks again
-        text = draft.text + f"\n{form.lead}".rstrip() + verdict.text
-        return dataclasses.replace(draft, text=text, token_ids=reasons + lead + ids, finish_reason="stop")
+        text = draft.text + lead + verdict.text
+        return dataclasses.replace(draft, text=text, token_ids=reasons + lead_ids + ids, finish_reason="stop")
 
     async def _generate(
         self, prompt_ids: list[int], sampling: Sampling, seed: int | None, request_id: str, version: str | None,
