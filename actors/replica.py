@@ -3,7 +3,6 @@
 import asyncio
 import dataclasses
 import os
-import shutil
 from typing import Any
 
 from ray import serve
@@ -11,10 +10,11 @@ from ray.exceptions import RayActorError
 
 from actors.engine import Completion, Engine, EngineError, Request
 from actors.registry import application_name, find_registry
-from actors.weights import WeightSource, fetch_checked
+from actors.weights import WeightSource, fetch_checked, remove_copy
 from pipelines.config import ModelConfig
 
 LEASE_PERIOD_S = 2.0
+ABORT_TIMEOUT_S = 120.0
 
 
 async def start_engine(folder: str, config: ModelConfig) -> Engine:
@@ -36,9 +36,11 @@ class ModelReplica:
         self._source = source  # what the engine serves
         self._folder = model_folder  # where its tensors lie on this host
         self._prepared: tuple[WeightSource, str] | None = None
+        self._touched = False  # the engine may hold something else than `_source`
         self._loaded = False  # the prepared version is in the engine, the gate is still closed
         self._gate = asyncio.Event()
         self._gate.set()
+        self._update = asyncio.Lock()  # a call whose caller gave up still ends before the next one begins
         self._running: dict[str, bool] = {}  # request id -> must be started again
         self._idle = asyncio.Event()
         self._idle.set()
@@ -49,17 +51,21 @@ class ModelReplica:
     async def generate(self, request: Request) -> list[Completion]:
         """Answer with one weight version, stamped on every completion; waits while weights are being loaded."""
         while True:
-            await self._gate.wait()
+            await self._opened()
             completions = await self._tracked(request.request_id, self._engine.generate(request))
             if completions is not None:
                 return [dataclasses.replace(c, weight_version=self._source.version) for c in completions]
 
     async def score(self, prompt_ids: list[int], responses: list[list[int]]) -> tuple[list[list[float]], str]:
         """Log-probabilities of responses, and the version they come from."""
-        await self._gate.wait()
+        await self._opened()
         scores = await self._tracked(f"score-{id(responses)}", self._engine.score(prompt_ids, responses))
         assert scores is not None  # scoring is never restarted
         return scores, self._source.version
+
+    async def _opened(self) -> None:
+        while not self._gate.is_set():  # it may close again before a waiting request gets to run
+            await self._gate.wait()
 
     async def _tracked(self, request_id: str, work: Any) -> Any:
         """Run `work` as in flight; None when a weight update asked for it to be started again."""
@@ -83,57 +89,72 @@ class ModelReplica:
 
     async def prepare_weights(self, source: WeightSource) -> dict[str, Any]:
         """Fetch and check `source` while the old version is served."""
-        try:
-            if source.version != self._source.version:
-                self._discard()
-                folder = await asyncio.to_thread(fetch_checked, source, self._source.manifest)
-                self._prepared = (source, folder)
-            return self._outcome()
-        except Exception as error:
-            return self._outcome(error)
+        async with self._update:
+            try:
+                if source.version != self._source.version:
+                    self._discard()
+                    folder = await asyncio.to_thread(fetch_checked, source, self._source.manifest)
+                    self._prepared = (source, folder)
+                return self._outcome()
+            except Exception as error:
+                return self._outcome(error)
 
     async def load_weights(self, version: str, drain_s: float) -> dict[str, Any]:
         """Close the gate, let running replies end for `drain_s` (the rest start again later), load the weights."""
-        try:
-            if version == self._source.version:
+        async with self._update:
+            try:
+                if version == self._source.version:
+                    return self._outcome()
+                if self._prepared is None or self._prepared[0].version != version:
+                    raise EngineError(f"version {version} was not prepared here")
+                self._gate.clear()
+                await self._drain(drain_s)
+                self._touched, self._loaded = True, False
+                await self._engine.load_weights(self._prepared[1])
+                self._loaded = True
                 return self._outcome()
-            if self._prepared is None or self._prepared[0].version != version:
-                raise EngineError(f"version {version} was not prepared here")
-            self._gate.clear()
-            await self._drain(drain_s)
-            self._loaded = True
-            await self._engine.load_weights(self._prepared[1])
-            return self._outcome()
-        except Exception as error:
-            return self._outcome(error)
+            except Exception as error:
+                return self._outcome(error)
 
     async def resume(self, version: str) -> dict[str, Any]:
         """Serve the loaded version."""
-        try:
+        async with self._update:
             if self._loaded and self._prepared is not None and self._prepared[0].version == version:
                 old_source, old_folder = self._source, self._folder
                 self._source, self._folder = self._prepared
-                self._prepared, self._loaded = None, False
-                _remove_copy(old_source, old_folder)
+                self._prepared, self._touched, self._loaded = None, False, False
+                remove_copy(old_source, old_folder)
             elif version != self._source.version:
-                raise EngineError(f"version {version} is not loaded here")
+                return self._outcome(EngineError(f"version {version} is not loaded here"))
             self._gate.set()
             return self._outcome()
-        except Exception as error:
-            return self._outcome(error)
 
     async def restore_weights(self) -> dict[str, Any]:
         """Undo an update that failed somewhere: back to the version served before it."""
-        try:
-            if self._loaded:
-                await self._engine.load_weights(self._folder)
-            self._loaded = False
-            self._discard()
-            self._gate.set()
-            return self._outcome()
-        except Exception as error:
-            self._broken = f"cannot return to version {self._source.version}: {error}"
-            return self._outcome(error)
+        async with self._update:
+            try:
+                if self._touched:
+                    await self._engine.load_weights(self._folder)
+                self._touched = self._loaded = False
+                self._discard()
+                self._gate.set()
+                return self._outcome()
+            except Exception as error:
+                self._broken = f"cannot return to version {self._source.version}: {error!r}"
+                return self._outcome(error)
+
+    async def follow(self, source: WeightSource, drain_s: float = 5.0) -> dict[str, Any]:
+        """Go to a version that was committed without this replica, e.g. while it was starting."""
+        outcome = await self.resume(source.version)
+        if outcome["ok"]:
+            return outcome
+        outcome = await self.prepare_weights(source)
+        if outcome["ok"]:
+            outcome = await self.load_weights(source.version, drain_s)
+        if outcome["ok"]:
+            return await self.resume(source.version)
+        await self.restore_weights()
+        return outcome
 
     async def _drain(self, drain_s: float) -> None:
         try:
@@ -142,12 +163,16 @@ class ModelReplica:
             for request_id in list(self._running):
                 if not request_id.startswith("score-"):
                     self._running[request_id] = True
-                    await self._engine.abort(request_id)
-            await asyncio.wait_for(self._idle.wait(), 120)
+                    await self._engine.abort(request_id.rstrip("'"))
+            try:
+                await asyncio.wait_for(self._idle.wait(), ABORT_TIMEOUT_S)
+            except TimeoutError:
+                names = ", ".join(self._running)
+                raise EngineError(f"still running {ABORT_TIMEOUT_S:.0f} s after they were aborted: {names}") from None
 
     def _discard(self) -> None:
         if self._prepared is not None:
-            _remove_copy(*self._prepared)
+            remove_copy(*self._prepared)
             self._prepared = None
 
     def _outcome(self, error: Exception | None = None) -> dict[str, Any]:
@@ -155,7 +180,7 @@ class ModelReplica:
             "replica": f"{os.uname().nodename}:{os.getpid()}",
             "ok": error is None,
             "version": self._source.version,
-            "error": str(error) if error else None,
+            "error": str(error) or repr(error) if error else None,
         }
 
     async def check_health(self) -> None:
@@ -169,17 +194,12 @@ class ModelReplica:
         await self._engine.shutdown()
 
 
-def _remove_copy(source: WeightSource, folder: str) -> None:
-    if folder != source.folder:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 @serve.deployment
 class ModelDeployment(ModelReplica):
     """A ModelReplica that starts from the run's current weights and ends with the run."""
 
     async def __init__(self, run: str, model: str, config: dict[str, Any]):
-        self._run, self._registry = run, find_registry(run)
+        self._run, self._model, self._registry = run, model, find_registry(run)
         settings = ModelConfig.model_validate(config)
         source: WeightSource = await self._registry.current.remote(model)
         folder = await asyncio.to_thread(fetch_checked, source, None)
@@ -193,7 +213,9 @@ class ModelDeployment(ModelReplica):
         while True:
             await asyncio.sleep(LEASE_PERIOD_S)
             try:
-                await asyncio.wait_for(_ping(self._registry), 60)
+                source = await asyncio.wait_for(_current(self._registry, self._model), 60)
+                if source.version != self._source.version:
+                    await self.follow(source)
             except RayActorError:
                 break  # the driver is gone
             except TimeoutError:
@@ -209,8 +231,8 @@ class ModelDeployment(ModelReplica):
             await self.close()
 
 
-async def _ping(registry: Any) -> str:
-    return await registry.ping.remote()
+async def _current(registry: Any, model: str) -> WeightSource:
+    return await registry.current.remote(model)
 
 
 def delete_applications(prefix: str) -> list[str]:

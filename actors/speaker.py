@@ -49,8 +49,8 @@ class Speaker:
     ) -> list[Completion]:
         """Like `reply`, and every completion ends in a readable verdict.
 
-        The reasons are free; a reply without a readable verdict is continued by the verdict's lead, after which the
-        engine may write nothing but one of the choices. Constraining the reasons too would cost half the throughput.
+        The reasons are free, of any form and length; a reply without a readable verdict is continued by the verdict's
+        lead, after which the engine may write nothing but one of the choices.
         """
         prompt_ids = self.chat.render(messages)
         tail = len(self.chat.encode(f"{CLOSE_FENCE}\n{form.lead}")) + VERDICT_TOKENS

@@ -42,8 +42,8 @@ class VllmEngine:
             # cannot do: the engine dies with "CPU Generator does not use offset". So prefills stay whole.
             options["enable_chunked_prefill"] = False
             options["max_num_batched_tokens"] = max(config.max_model_len, 2048)
-            if config.threads:
-                os.environ["VLLM_CPU_OMP_THREADS_BIND"] = f"0-{config.threads - 1}"
+            # By itself vLLM leaves one core to its front end: on two cores that is 480 tokens/s instead of 745.
+            os.environ["VLLM_CPU_OMP_THREADS_BIND"] = f"0-{(config.threads or os.cpu_count() or 1) - 1}"
         mark_owner()
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM

@@ -5,6 +5,7 @@
 open with the new version, or, if any failed, all go back to the old one. No reply is ever made by two versions.
 """
 
+import shutil
 import tempfile
 import time
 from abc import ABC, abstractmethod
@@ -85,22 +86,35 @@ def fetch_checked(source: WeightSource, expected: Manifest | None) -> str:
     `expected` is what the running engine holds (names, shapes, dtypes); None for a replica that is just starting.
     """
     folder = TRANSPORTS[source.transport].fetch(source)
-    found = read_manifest(folder)
-    problems = compare_manifests(source.manifest, found)
-    problems += [
-        f"{name}: checksum differs from the published one"
-        for name, info in source.manifest.items()
-        if name in found and found[name].sha256 != info.sha256
-    ]
-    if expected is not None:
-        problems += compare_manifests(expected, source.manifest)
-    if problems:
-        raise WeightError(f"version {source.version}: " + "; ".join(problems[:5]))
+    try:
+        found = read_manifest(folder)
+        problems = compare_manifests(source.manifest, found)
+        problems += [
+            f"{name}: checksum differs from the published one"
+            for name, info in source.manifest.items()
+            if name in found and found[name].sha256 != info.sha256
+        ]
+        if expected is not None:
+            problems += compare_manifests(expected, source.manifest)
+        if problems:
+            raise WeightError(f"version {source.version}: " + "; ".join(problems[:5]))
+    except Exception:
+        remove_copy(source, folder)
+        raise
     return folder
 
 
+def remove_copy(source: WeightSource, folder: str) -> None:
+    """Delete what `fetch` copied to this host; a folder that is the checkpoint itself stays."""
+    if folder != source.folder:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+LATE_PERIOD_S = 0.5
+
+
 class SyncError(RuntimeError):
-    """No replica has the new version; the message names replica, phase, version and cause."""
+    """No replica serves the new version, or some do not follow it; the message names replica, phase, version, cause."""
 
 
 @dataclass(frozen=True)
@@ -143,20 +157,22 @@ def sync(
         call("prepare_weights", source)
         prepared = time.monotonic()
         loaded = call("load_weights", source.version, drain_s)
+        set_current(source)
     except SyncError:
         undo()
         raise
     except Exception as error:
         undo()
         raise SyncError(f"weights {source.model}@{source.version}: {error!r}") from error
-    set_current(source)
-    call("resume", source.version)
+    outcomes = broadcast("resume", source.version, timeout_s=60.0)
     done = time.monotonic()
-    # A replica that started meanwhile may hold the old version; bring it along before anyone relies on the new one.
-    late = [outcome for outcome in broadcast("status", timeout_s=60.0) if outcome["version"] != source.version]
-    if late:
-        remaining = end - time.monotonic()
-        if remaining <= 0:
-            raise SyncError(f"weights {source.model}@{source.version}: {len(late)} replicas are late at the deadline")
-        return sync(broadcast, set_current, source, remaining, drain_s)
+    # The new version is current now. A replica that started meanwhile may hold the old one, and one that died is being
+    # replaced: bring them along before anyone relies on the new version.
+    while late := [outcome for outcome in outcomes if not outcome["ok"]]:
+        if time.monotonic() > end:
+            names = "; ".join(f"replica {outcome['replica']}: {outcome['error']}" for outcome in late)
+            raise SyncError(f"weights {source.model}@{source.version} are current, late at the deadline: {names}")
+        time.sleep(LATE_PERIOD_S)
+        broadcast("follow", source, drain_s, timeout_s=max(1.0, end - time.monotonic()))
+        outcomes = broadcast("resume", source.version, timeout_s=60.0)
     return SyncReport(source.version, len(loaded), prepared - started, done - prepared)

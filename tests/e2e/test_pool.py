@@ -28,7 +28,8 @@ def _moved(folder: str, to: Path, scale: float, drop: str | None = None) -> str:
 
 
 def _pids(client: PoolClient) -> list[int]:
-    return [int(outcome["replica"].split(":")[1]) for outcome in client.broadcast("status", timeout_s=30)]
+    outcomes = client.broadcast("status", timeout_s=30)
+    return [int(outcome["replica"].split(":")[1]) for outcome in outcomes if outcome["ok"]]
 
 
 def test_pool_of_two(tiny_model: str, tmp_path: Path) -> None:

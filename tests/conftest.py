@@ -1,0 +1,76 @@
+"""Models that several packages test with; each is made once a session."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hush what Ray's own models say about pydantic."""
+    config.addinivalue_line("filterwarnings", "ignore::DeprecationWarning:ray.*")
+
+
+def write_tiny_model(folder: Path, seed: int, **changes: Any) -> str:
+    """A random two-layer Llama in bfloat16, tied embeddings; equal seeds give equal tensors."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    options: dict[str, Any] = {
+        "vocab_size": 49152, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
+        "tie_word_embeddings": True, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2,
+        "initializer_range": 0.3,  # wide, so that log-probabilities differ visibly between models
+    }
+    torch.manual_seed(seed)
+    model: Any = LlamaForCausalLM(LlamaConfig(**{**options, **changes}))
+    model.to(torch.bfloat16).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> str:
+    """Folder of the real SmolLM2-135M-Instruct, made from the bundled package the first time on a machine."""
+    from actors.checkpoints import resolve_model
+
+    return resolve_model("smollm2-135m-instruct")
+
+
+@pytest.fixture(scope="session")
+def tokenizer(smollm2) -> Any:
+    """SmolLM2's tokenizer; tests that change it work on a deep copy."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(smollm2)
+
+
+@pytest.fixture(scope="session")
+def make_tiny_model(smollm2, tmp_path_factory) -> Any:
+    """`make_tiny_model(seed, **config changes)` gives the folder of a tiny model with SmolLM2's tokenizer."""
+
+    def make(seed: int, **changes: Any) -> str:
+        folder = tmp_path_factory.mktemp(f"tiny-{seed}")
+        for name in TOKENIZER_FILES:
+            shutil.copy(Path(smollm2) / name, folder / name)
+        return write_tiny_model(folder, seed, **changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_model(make_tiny_model) -> str:
+    """Folder of a random two-layer Llama of hidden size 32 with SmolLM2's tokenizer and vocabulary."""
+    return make_tiny_model(0)
+
+
+@pytest.fixture(scope="session")
+def chat(tokenizer) -> Any:
+    """SmolLM2's chat format."""
+    from actors.chat import ChatFormat
+
+    return ChatFormat(tokenizer)
