@@ -32,7 +32,7 @@ class TorchEngine:
     @classmethod
     def _load(cls, path: str, config: ModelConfig) -> "TorchEngine":
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
         # Ray gives a worker as many threads as it reserves CPUs, at least one; fractions would leave it at one.
         torch.set_num_threads(config.threads or os.cpu_count() or 1)
@@ -40,7 +40,11 @@ class TorchEngine:
         model.eval().requires_grad_(False)
         if config.num_gpus:
             model.to("cuda")
-        return cls(model, AutoTokenizer.from_pretrained(path, local_files_only=True), config.dtype)
+        tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        # Sampling values are the recipe's alone: the checkpoint's own (penalties, top_k, ...) do not count.
+        end = tokenizer.eos_token_id
+        model.generation_config = GenerationConfig(eos_token_id=end, pad_token_id=end)
+        return cls(model, tokenizer, config.dtype)
 
     async def generate(self, request: Request) -> list[Completion]:
         """`request.n` completions; sample i depends on seed + i alone."""
@@ -123,17 +127,14 @@ class TorchEngine:
                 stopping_criteria=[Aborted()],
                 stop_strings=request.stop or None,
                 tokenizer=self._tokenizer,
-                pad_token_id=self._tokenizer.eos_token_id,
                 **(options if sampled else {}),
             )
         ids = output[0, prompt.shape[1] :].tolist()
-        text = self._tokenizer.decode(ids, skip_special_tokens=True)
+        whole = text = self._tokenizer.decode(ids, skip_special_tokens=True)
         for stop in request.stop:
             text = text.split(stop, 1)[0]
-        if request.request_id in self._aborted:
-            reason = "abort"
-        else:
-            reason = "length" if len(ids) >= request.max_tokens and ids[-1] != self._tokenizer.eos_token_id else "stop"
+        ended = len(ids) < request.max_tokens or ids[-1] == self._tokenizer.eos_token_id or text != whole
+        reason = "abort" if request.request_id in self._aborted else "stop" if ended else "length"
         return Completion(index, text, ids, reason, seed, "")
 
     def _load_weights(self, path: str) -> None:
