@@ -51,16 +51,18 @@ def train(config: RunConfig, ledger: Ledger, iteration: int, model_folder: str) 
 def training_summary(ledger: Ledger, iteration: int) -> dict[str, Any]:
     """First and last step of the last start of training, from the iteration's metrics."""
     steps = current_steps(ledger.read_metrics(iteration))
-    if not steps:
-        return {"steps": 0}
-    first, last = steps[0], steps[-1]
+    taken = [step for step in steps if not step["skipped"]]
+    skipped = len(steps) - len(taken)
+    if not taken:  # a skipped step may have no finite number at all
+        return {"steps": 0, "skipped_steps": skipped}
+    first, last = taken[0], taken[-1]
     return {
-        "steps": len(steps),
+        "steps": len(taken),
         "first_dpo_loss": first["dpo_loss"],
         "last_dpo_loss": last["dpo_loss"],
         "last_accuracy": last["accuracy"],
         "last_margin": last["reward_chosen"] - last["reward_rejected"],
-        "skipped_steps": sum(step["skipped"] for step in steps),
+        "skipped_steps": skipped,
         "seconds": sum(step["seconds"] for step in steps),
     }
 
@@ -87,7 +89,8 @@ def watch(ledger: Ledger, iteration: int, progress: RunProgress) -> Generator[No
                 progress.stage(f"iteration {iteration}: training", total)
             if total and steps:
                 tokens = int(sum(step["tokens"] for step in steps))
-                progress.update(len(steps), tokens, note=f"loss {steps[-1]['dpo_loss']:.4f}")
+                loss = steps[-1].get("dpo_loss")
+                progress.update(len(steps), tokens, note="skipped a step" if loss is None else f"loss {loss:.4f}")
 
     thread = threading.Thread(target=follow, name="watch-training", daemon=True)
     thread.start()

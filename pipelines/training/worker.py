@@ -93,22 +93,24 @@ class PairTrainer:
         tolerance = 1e-4 if self.config.autocast == "float32" else 2e-2
         with torch.no_grad():
             losses = [float(self.pair_loss(pair)["dpo_loss"]) for pair in pairs]
-        worst = max(range(len(pairs)), key=lambda i: abs(losses[i] - LN2))
-        if not abs(losses[worst] - LN2) <= tolerance:
+        off = [abs(loss - LN2) if math.isfinite(loss) else math.inf for loss in losses]
+        worst = off.index(max(off))
+        if off[worst] > tolerance:
             raise TrainingError(
                 f"pair {pairs[worst]['pair_id']}: DPO loss {losses[worst]:.6f} at step 0 instead of ln 2 = {LN2:.6f}; "
                 f"the reference log-probabilities (version {pairs[worst]['ref_version']}) are not this model's"
             )
         return sum(losses) / len(losses)
 
-    def step(self, pairs: list[dict[str, Any]], batch_size: int) -> dict[str, float]:
-        """One optimizer step on this worker's share of a batch of `batch_size` pairs; returns sums over its pairs.
+    def step(self, pairs: list[dict[str, Any]], batch_size: int) -> dict[str, Any]:
+        """One optimizer step on this worker's share of a batch of `batch_size` pairs; returns means over the batch.
 
-        A non-finite loss or gradient is never stepped: the step is skipped and `bad` is 1.
+        A non-finite loss or gradient is never stepped: `skipped` is 1 and `bad_pair_ids` names the pairs of all
+        workers. Raises TrainingError after MAX_BAD_STEPS such steps in a row.
         """
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, float] = {}
-        bad_ids = []
+        bad_ids: list[str] = []
         for pair in pairs:
             parts = self.pair_loss(pair)
             if not torch.isfinite(parts["loss"]):
@@ -122,20 +124,23 @@ class PairTrainer:
         sums["tokens"] = sum(len(p["prompt_ids"]) + len(p["chosen_ids"]) + len(p["rejected_ids"]) for p in pairs)
         sums["bad_pairs"] = len(bad_ids)
         norm = self._reduce_gradients()
-        finite = math.isfinite(norm) and not _sum_over_workers({"bad": sums["bad_pairs"]})["bad"]
-        if finite:
+        suspects = _of_all_workers(bad_ids)
+        if not suspects and not math.isfinite(norm):  # any pair of the batch may be the cause
+            suspects = _of_all_workers([pair["pair_id"] for pair in pairs])
+        if suspects:
+            self.bad_steps += 1
+        else:
             self.optimizer.step()
             self.bad_steps = 0
-        else:
-            self.bad_steps += 1
+        rate = self.scheduler.get_last_lr()[0]
         self.scheduler.step()
         totals = _sum_over_workers(sums)
         count = max(1.0, totals["pairs"] - totals["bad_pairs"])
-        metrics = {k: v / count for k, v in totals.items() if k not in ("pairs", "tokens", "bad_pairs")}
+        metrics: dict[str, Any] = {k: v / count for k, v in totals.items() if k not in ("pairs", "tokens", "bad_pairs")}
         metrics |= {"pairs": totals["pairs"], "tokens": totals["tokens"], "grad_norm": norm}
-        metrics |= {"learning_rate": self.scheduler.get_last_lr()[0], "skipped": float(not finite)}
-        if not finite:
-            names = ", ".join(bad_ids or [p["pair_id"] for p in pairs])
+        metrics |= {"learning_rate": rate, "skipped": float(bool(suspects))}
+        if suspects:
+            names = ", ".join(suspects)
             if self.bad_steps >= MAX_BAD_STEPS:
                 raise TrainingError(f"{MAX_BAD_STEPS} steps in a row were not finite; pairs: {names}")
             metrics["bad_pair_ids"] = names
@@ -153,12 +158,22 @@ class PairTrainer:
 
 
 def _sum_over_workers(sums: dict[str, float]) -> dict[str, float]:
-    if not (dist.is_initialized() and dist.get_world_size() > 1):
-        return sums
-    gathered: list[dict[str, float]] = [{} for _ in range(dist.get_world_size())]
-    dist.all_gather_object(gathered, sums)
+    gathered = _gather(sums)
     keys = {key for part in gathered for key in part}
     return {key: sum(part.get(key, 0.0) for part in gathered) for key in keys}
+
+
+def _of_all_workers(names: list[str]) -> list[str]:
+    return [name for part in _gather(names) for name in part]
+
+
+def _gather(value: Any) -> list[Any]:
+    """The value of every worker, in rank order."""
+    if not (dist.is_initialized() and dist.get_world_size() > 1):
+        return [value]
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, value)
+    return gathered
 
 
 def train_loop(settings: dict[str, Any]) -> None:
