@@ -9,6 +9,8 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from ray import serve
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import RayServeException
 
 from actors.chat import ChatFormat, ChatFormatError
 from actors.judge import PROTOCOLS, Judge, judgement_record
@@ -98,7 +100,10 @@ class JudgeApp:
         return Health(weight_version=await self._version())
 
     async def _version(self) -> str:
-        status = await asyncio.wait_for(self._client.handle.status.remote(), 30)
+        try:
+            status = await asyncio.wait_for(self._client.handle.status.remote(), 30)
+        except (RayActorError, RayServeException, TimeoutError) as error:
+            raise ModelUnavailable(f"no status: {error!r}") from error
         return status["version"]
 
     async def _judgement(self, body: JudgementRequest) -> JudgementReply:
