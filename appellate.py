@@ -2,6 +2,7 @@
 
 import json
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -90,27 +91,27 @@ def resume(run_folder: Annotated[str, typer.Argument(help="The run's folder.")],
 
 def _execute(ledger: Any, as_json: bool) -> None:
     """Drive a run to its end with a live display; errors become one line and an exit code."""
+    import pipelines.loop as loop
+    from actors.chat import ChatFormatError
+    from actors.checkpoints import CheckpointError
+    from cluster.output import captured_output
     from pipelines.config import load_dump
     from pipelines.progress import RunProgress
     from pipelines.report import print_summary
+    from pipelines.steps.make_prompts import InputError
 
     config = load_dump(ledger.read_config())
-    with RunProgress(out, quiet=as_json) as progress:
-        import pipelines.loop as loop
-        from actors.chat import ChatFormatError
-        from actors.checkpoints import CheckpointError
-        from pipelines.steps.make_prompts import InputError
-
-        try:
+    try:
+        with captured_output(ledger.path) as terminal, RunProgress(Console(file=terminal), as_json) as progress:
             summary = loop.execute(config, ledger, progress)
-        except (InputError, CheckpointError, ChatFormatError) as error:
-            raise _fail(str(error), 2, as_json) from None
-        except KeyboardInterrupt:
-            raise _fail(f"stopped; go on with: appellate resume {ledger.path}", 1, as_json) from None
-        except Exception as error:
-            ledger.event("failed", error=repr(error)[:5000])
-            text = f"{type(error).__name__}: {str(error)[-3000:]}\ngo on with: appellate resume {ledger.path}"
-            raise _fail(text, 1, as_json) from error
+    except (InputError, CheckpointError, ChatFormatError) as error:
+        raise _fail(str(error), 2, as_json) from None
+    except KeyboardInterrupt:
+        raise _fail(f"stopped; go on with: appellate resume {ledger.path}", 1, as_json) from None
+    except Exception as error:
+        ledger.event("failed", error=repr(error)[:5000], traceback=traceback.format_exc()[-20_000:])
+        text = f"{type(error).__name__}: {str(error)[-3000:]}\ngo on with: appellate resume {ledger.path}"
+        raise _fail(text, 1, as_json) from None
     if as_json:
         _print_json(summary)
     else:

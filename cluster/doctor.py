@@ -167,7 +167,7 @@ def needed_memory_gib(config: RunConfig | None, weights_gib: dict[str, float | N
         # On a GPU the weights pass through host memory and the cache never does.
         need += model.replicas * (size + ENGINE_OVERHEAD_GIB + (0 if model.num_gpus else model.kv_cache_gib or 0))
     trained = sizes.get(config.model, max(sizes.values(), default=0.0))
-    factor = 1 if config.training.use_gpu else TRAINING_FACTOR
+    factor = 1 if config.training.num_gpus else TRAINING_FACTOR
     return need + config.training.num_workers * (factor * trained + TRAINER_OVERHEAD_GIB)
 
 
@@ -267,7 +267,7 @@ def check_gpu(config: RunConfig | None, present: bool) -> Check:
     seen = "an NVIDIA GPU" if present else "no GPU"
     if config is None:
         return Check("GPU", "ok", f"{seen}: profile {'gpu' if present else 'cpu'}")
-    wanted = config.training.use_gpu or any(config.models[name].num_gpus for name in config.roles.values())
+    wanted = config.training.num_gpus > 0 or any(config.models[name].num_gpus for name in config.roles.values())
     if wanted and not present:
         if config.address:
             return Check("GPU", "ok", f"{seen} here; the cluster at {config.address} must have them")

@@ -72,7 +72,7 @@ class TrainingConfig(Strict):
     autocast: Literal["bfloat16", "float32"] = "bfloat16"
     num_workers: PositiveInt = 1
     num_cpus: float = Field(1.0, ge=0, description="Ray CPUs a train worker reserves")
-    use_gpu: bool = False
+    num_gpus: float = Field(0.0, ge=0, description="GPUs a train worker reserves; 0 trains on CPU")
     threads: PositiveInt | None = Field(None, description="CPU only: threads of one train worker")
     max_failures: int = Field(2, ge=0, description="restarts of the training after a worker died")
     timeout_s: float = Field(86_400, gt=0)
@@ -150,10 +150,11 @@ PROFILES: dict[str, dict[str, Any]] = {
     },
     "gpu": {
         "models": {
-            "actor": {"num_gpus": 1.0, "max_model_len": 8192, "max_num_seqs": 256},
-            "reference": {"engine": "transformers", "num_gpus": 0.5, "max_num_seqs": 1},
+            # Fractions share one device; on more, give each a whole one: models.actor.num_gpus=1 training.num_gpus=1
+            "actor": {"num_gpus": 0.4, "gpu_memory_utilization": 0.4, "max_model_len": 8192, "max_num_seqs": 256},
+            "reference": {"engine": "transformers", "num_gpus": 0.2, "max_num_seqs": 1},
         },
-        "training": {"use_gpu": True},
+        "training": {"num_gpus": 0.4},
     },
 }
 DEFAULT_ROLES = {"policy": "actor", "judge": "actor", "meta_judge": "actor", "reference": "reference"}

@@ -227,7 +227,7 @@ def _ask_judge(run: Run, session: Session, iteration: int) -> dict[str, Any] | N
         return None
     group = min(run.ledger.iter_groups(iteration), key=lambda g: g["prompt_id"])
     sample = min(group["samples"], key=lambda s: s["index"])
-    structured = getattr(run.config.method, "structured", False)
+    structured = run.config.models[run.config.roles["judge"]].engine == "vllm"
     body = {"messages": group["messages"], "responses": [sample["text"] or "(empty)"], "votes": 3, "seed": 0}
     body |= {"structured": structured, "max_tokens": 128}
     reply = httpx.post(f"{session.url}/v1/judgements", json=body, timeout=300)

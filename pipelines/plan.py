@@ -25,11 +25,11 @@ def resource_plan(config: RunConfig) -> dict[str, Any]:
         "training": {
             "workers": training.num_workers,
             "cpus": training.num_workers * training.num_cpus,
-            "gpus": training.num_workers * int(training.use_gpu),
+            "gpus": training.num_workers * training.num_gpus,
         },
         "steps": [type(step).__name__ for step in recipe.steps(config.method, 0)],
         "total": {
             "cpus": sum(m["cpus"] for m in models.values()) + training.num_workers * training.num_cpus,
-            "gpus": sum(m["gpus"] for m in models.values()) + training.num_workers * int(training.use_gpu),
+            "gpus": sum(m["gpus"] for m in models.values()) + training.num_workers * training.num_gpus,
         },
     }

@@ -32,11 +32,11 @@ def train(config: RunConfig, ledger: Ledger, iteration: int, model_folder: str) 
             "model": model_folder,
             "seed": config.seed,
         },
-        torch_config=api.torch.TorchConfig(backend="nccl" if settings.use_gpu else "gloo"),
+        torch_config=api.torch.TorchConfig(backend="nccl" if settings.num_gpus else "gloo"),
         scaling_config=api.ScalingConfig(
             num_workers=settings.num_workers,
-            use_gpu=settings.use_gpu,
-            resources_per_worker={"CPU": settings.num_cpus} | ({"GPU": 1} if settings.use_gpu else {}),
+            use_gpu=settings.num_gpus > 0,
+            resources_per_worker={"CPU": settings.num_cpus} | ({"GPU": settings.num_gpus} if settings.num_gpus else {}),
         ),
         run_config=api.RunConfig(
             name=f"iteration-{iteration:04d}",

@@ -188,7 +188,7 @@ def train_loop(settings: dict[str, Any]) -> None:
     rank, world = context.get_world_rank(), context.get_world_size()
     # Ray gives a worker as many threads as it reserves CPUs; a fraction would leave it at one.
     torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 1) // world))
-    device = "cuda" if config.use_gpu else "cpu"
+    device = "cuda" if config.num_gpus else "cpu"
     model = AutoModelForCausalLM.from_pretrained(settings["model"], dtype=torch.float32, local_files_only=True)
     model.to(device).eval()  # no dropout: the policy must start equal to the reference
     pairs = ledger.read_pairs(iteration).to_pylist()

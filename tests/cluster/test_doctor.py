@@ -176,11 +176,11 @@ def test_disk_is_checked_where_the_runs_go(tmp_path):
 
 
 def test_gpu_against_configuration():
-    cpu, gpu = make_config(), make_config(training=TrainingConfig(use_gpu=True))
+    cpu, gpu = make_config(), make_config(training=TrainingConfig(num_gpus=1))
     expected = [(cpu, False, "ok"), (cpu, True, "warn"), (gpu, True, "ok"), (gpu, False, "fail")]
     for config, present, status in expected:
         assert doctor.check_gpu(config, present).status == status
-    assert doctor.check_gpu(make_config(training=TrainingConfig(use_gpu=True), address="auto"), False).status == "ok"
+    assert doctor.check_gpu(make_config(training=TrainingConfig(num_gpus=1), address="auto"), False).status == "ok"
     assert doctor.check_gpu(None, False).status == "ok"
 
 

@@ -32,7 +32,10 @@ def killed_and_resumed(tmp_path_factory: pytest.TempPathFactory) -> dict:
     os.kill(process.pid, signal.SIGKILL)
     process.wait(timeout=30)
     committed = {g["prompt_id"]: g for g in Ledger.open(str(run)).iter_groups(0)}
-    wait_for(lambda: not left_behind("killed"), 60, "every process of the killed run to end")
+    # Ray's own agents (they hold no model) take a minute or two to notice; the resumed run sweeps them away.
+    wait_for(
+        lambda: not [line for line in left_behind("killed") if "Agent" not in line], 60, "actors and engines to end"
+    )
     resumed = run_cli("resume", str(run), "--json")
     assert resumed.returncode == 0, resumed.stdout[-3000:] + resumed.stderr[-3000:]
     return {"run": run, "committed": committed, "summary": json.loads(resumed.stdout)}
@@ -86,12 +89,12 @@ def test_first_loss_is_ln_2_and_the_judge_follows_training(killed_and_resumed: d
 
 def test_checkpoint_loads_with_transformers_and_differs_from_the_start(killed_and_resumed: dict, smollm2: str) -> None:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     folder = killed_and_resumed["run"] / "iterations" / "0000" / "checkpoint"
     new = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
     old = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.bfloat16)
-    assert AutoTokenizer.from_pretrained(folder).chat_template
+    assert (folder / "chat_template.jinja").read_text() == (Path(smollm2) / "chat_template.jinja").read_text()
     changed = [n for (n, a), b in zip(new.named_parameters(), old.parameters(), strict=True) if not torch.equal(a, b)]
     assert changed
 
@@ -106,9 +109,8 @@ def test_replay_gives_the_run_s_pairs(killed_and_resumed: dict, tmp_path: Path) 
     import pyarrow.parquet as pq
 
     run = killed_and_resumed["run"]
-    result = run_cli(
-        "replay", "meta_rewarding", "--groups", str(run / "iterations/0000/groups"), "--out", str(tmp_path / "p.parquet")
-    )
+    groups, out = str(run / "iterations/0000/groups"), str(tmp_path / "p.parquet")
+    result = run_cli("replay", "meta_rewarding", "--groups", groups, "--out", out)
     assert result.returncode == 0, result.stderr
     replayed = {p["pair_id"]: p["chosen_from"] for p in pq.read_table(tmp_path / "p.parquet").to_pylist()}
     made = {p["pair_id"]: p["chosen_from"] for p in Ledger.open(str(run)).read_pairs(0).to_pylist()}

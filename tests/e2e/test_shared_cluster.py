@@ -11,7 +11,7 @@ import pytest
 from tests.e2e.commands import ROOT, environment, wait_for
 
 pytestmark = pytest.mark.slow
-PORT = 16399
+PORT = 6399  # outside the range that Ray gives to workers
 DRIVER = """
 import sys, time
 from cluster.session import open_session
@@ -44,9 +44,9 @@ def test_killed_driver_on_a_shared_cluster(tiny_model: str, tmp_path: Path) -> N
         "start", "--head", f"--port={PORT}", "--num-cpus=4", "--include-dashboard=false", "--disable-usage-stats"
     )
     assert started.returncode == 0, started.stdout + started.stderr
-    head = [int(pid) for pid in subprocess.run(
-        ["pgrep", "-f", f"gcs_server_port={PORT}|--gcs-address=[0-9.]*:{PORT}"], capture_output=True, text=True, check=False
-    ).stdout.split()]
+    pattern = f"gcs_server_port={PORT}|--gcs-address=[0-9.]*:{PORT}"
+    found = subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True, check=False)
+    head = [int(pid) for pid in found.stdout.split()]
     log = tmp_path / "driver.log"
     try:
         with log.open("wb") as stream:

@@ -12,8 +12,7 @@ from pipelines.config import ModelConfig
 
 pytestmark = pytest.mark.slow
 CONFIG = ModelConfig(kv_cache_gib=1.0, max_model_len=1024, max_num_seqs=32, enforce_eager=True)
-QUESTIONS = [f"What is {a} plus {b}, and why do people count {a} {thing}?" for a, b, thing in zip(
-    range(20), range(3, 23), "apples pears books coins cards".split() * 4, strict=True)]
+QUESTIONS = [f"What is {n} plus {n + 3}, and why do people count {n} apples?" for n in range(20)]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +52,8 @@ def test_scores_after_an_update_equal_those_of_a_fresh_engine(smollm2: str, pert
         engine = await VllmEngine.start(smollm2, CONFIG)
         try:
             before = await _scores(engine, chat)
-            await engine.generate(Request("warm", chat.render([{"role": "user", "content": QUESTIONS[0]}]), max_tokens=8))
+            question = chat.render([{"role": "user", "content": QUESTIONS[0]}])
+            await engine.generate(Request("warm", question, max_tokens=8))
             with pytest.raises(WeightError):
                 await engine.load_weights(str(broken))
             await engine.load_weights(perturbed)

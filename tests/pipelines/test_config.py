@@ -46,11 +46,11 @@ def test_later_layers_win(tmp_path):
 
     assert (run.recipe, run.iterations, run.prompts) == ("paper", 3, "p.jsonl")
     assert (run.training.learning_rate, run.training.epochs, run.training.beta) == (5e-6, 2, 0.4)  # recipe, file, word
-    assert (run.training.use_gpu, run.training.num_cpus) == (True, 2.0)
-    assert (run.models["actor"].replicas, run.models["actor"].num_gpus) == (2, 1.0)
+    assert (run.training.num_gpus, run.training.num_cpus) == (0.4, 2.0)
+    assert (run.models["actor"].replicas, run.models["actor"].num_gpus) == (2, 0.4)
     assert (run.method.samples.n, run.method.samples.temperature) == (4, 0.8)
-    assert resolve(str(file), profile="cpu").training.use_gpu is False
-    assert resolve(str(file), ["profile=cpu"]).training.use_gpu is False
+    assert resolve(str(file), profile="cpu").training.num_gpus == 0
+    assert resolve(str(file), ["profile=cpu"]).training.num_gpus == 0
     assert resolve("paper", ["prompts=p"], "cpu").training.num_cpus == 0.5  # the profile is above the recipe
 
 
