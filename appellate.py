@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 app = typer.Typer(
@@ -27,7 +28,7 @@ def _fail(message: str, code: int, as_json: bool) -> typer.Exit:
     if as_json:
         sys.stdout.write(json.dumps({"error": message}) + "\n")
     else:
-        err.print(f"[red]error:[/red] {message}", markup=True, soft_wrap=True)
+        err.print(f"[red]error:[/red] {escape(message)}", soft_wrap=True)
     return typer.Exit(code)
 
 
@@ -84,7 +85,7 @@ def resume(run_folder: Annotated[str, typer.Argument(help="The run's folder.")],
         if as_json:
             _print_json({**summary, "nothing_to_do": True})
         else:
-            out.print(f"{ledger.path} is finished; nothing to do")
+            out.print(f"{ledger.path} is finished; nothing to do", markup=False, soft_wrap=True)
         return
     _execute(ledger, as_json)
 
@@ -95,12 +96,15 @@ def _execute(ledger: Any, as_json: bool) -> None:
     from actors.chat import ChatFormatError
     from actors.checkpoints import CheckpointError
     from cluster.output import captured_output
-    from pipelines.config import load_dump
+    from pipelines.config import ConfigError, load_dump
     from pipelines.progress import RunProgress
     from pipelines.report import print_summary
     from pipelines.steps.make_prompts import InputError
 
-    config = load_dump(ledger.read_config())
+    try:
+        config = load_dump(ledger.read_config())
+    except ConfigError as error:
+        raise _fail(f"{ledger.path}/config.yaml is of another version: {error}", 2, as_json) from None
     try:
         with captured_output(ledger.path) as terminal, RunProgress(Console(file=terminal), as_json) as progress:
             summary = loop.execute(config, ledger, progress)
@@ -154,7 +158,7 @@ def judge(
     body = {"prompt": prompt, "responses": response, "votes": votes}
     try:
         reply = httpx.post(f"{url.rstrip('/')}/v1/judgements", json=body, timeout=600)
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise _fail(f"no judge at {url}: {error}; start one with `appellate serve --model ...`", 1, as_json) from None
     if reply.status_code != 200:
         raise _fail(f"the judge answered {reply.status_code}: {reply.text[:1000]}", 1, as_json)

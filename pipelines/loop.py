@@ -18,7 +18,7 @@ from pipelines.recipes import get_recipe
 from pipelines.recipes.base import Context, Recipe, SampleStep
 from pipelines.records import Group, Pair
 from pipelines.steps.accounting import accounting
-from pipelines.steps.make_prompts import prompts_for_iteration, read_prompts
+from pipelines.steps.make_prompts import InputError, prompts_for_iteration, read_prompts
 from pipelines.steps.render import prompt_messages
 
 
@@ -61,7 +61,7 @@ class Run:
 
 def prepare(config: RunConfig, ledger: Ledger, progress: RunProgress) -> Run:
     """Everything that can fail is tried before any actor starts: model, prompts, chat template, prompt lengths."""
-    from actors.chat import ChatFormat
+    from actors.chat import ChatFormat, ChatFormatError
     from actors.checkpoints import resolve_model
 
     folder = resolve_model(config.model)
@@ -74,10 +74,14 @@ def prepare(config: RunConfig, ledger: Ledger, progress: RunProgress) -> Run:
     limit = config.models[config.roles["policy"]].max_model_len
     template = next(s.template for s in run.recipe.steps(config.method, 0) if isinstance(s, SampleStep))
     for row, group in enumerate(found.groups, 1):
-        length = len(chat.render(prompt_messages(group, template)))
+        where = f"{config.prompts}: prompt {row} ({group['messages'][-1]['content'][:40]!r}...)"
+        try:
+            length = len(chat.render(prompt_messages(group, template)))
+        except ChatFormatError as error:
+            raise InputError(f"{where}: {error}") from error
         if length >= limit:
-            raise RunError(
-                f"{config.prompts}: prompt {row} has {length} tokens, the model takes {limit} with the answer; "
+            raise InputError(
+                f"{where} has {length} tokens, the model takes {limit} with the answer; "
                 f"shorten it or raise models.{config.roles['policy']}.max_model_len"
             )
     return run
@@ -225,12 +229,20 @@ def _ask_judge(run: Run, session: Session, iteration: int) -> dict[str, Any] | N
     """One live judgement of the iteration's first group over HTTP, as any client would ask for it."""
     if not session.url:
         return None
-    group = min(run.ledger.iter_groups(iteration), key=lambda g: g["prompt_id"])
+    group = min(
+        (group for group in run.ledger.iter_groups(iteration) if group["samples"]), key=lambda g: g["prompt_id"],
+        default=None,
+    )
+    if group is None:
+        return None
     sample = min(group["samples"], key=lambda s: s["index"])
     structured = run.config.models[run.config.roles["judge"]].engine == "vllm"
     body = {"messages": group["messages"], "responses": [sample["text"] or "(empty)"], "votes": 3, "seed": 0}
     body |= {"structured": structured, "max_tokens": 128}
-    reply = httpx.post(f"{session.url}/v1/judgements", json=body, timeout=300)
+    try:
+        reply = httpx.post(f"{session.url}/v1/judgements", json=body, timeout=300)
+    except httpx.HTTPError as error:
+        return {"error": f"no answer: {error!r}"[:500]}  # only the report misses it
     if reply.status_code != 200:
         return {"error": reply.text[:500]}
     answer = reply.json()

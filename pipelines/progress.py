@@ -41,7 +41,7 @@ class RunProgress:
     def say(self, text: str) -> None:
         """A line that stays."""
         if not self._quiet:
-            self._console.print(text, highlight=False)
+            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def stage(self, name: str, total: int, done: int = 0) -> None:
         """Begin a stage of `total` items, `done` of which were there already."""

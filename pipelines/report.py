@@ -3,12 +3,14 @@
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 
 def print_summary(console: Console, summary: dict[str, Any]) -> None:
     """Run folder, pairs by kind, loss, judge before and after, and what to type next."""
-    console.print(f"\n[bold]{summary['recipe']}[/bold] finished in {summary['run']}", highlight=False)
+    title = f"\n[bold]{summary['recipe']}[/bold] finished in {escape(summary['run'])}"
+    console.print(title, highlight=False, soft_wrap=True)
     table = Table("iteration", "groups", "pairs", "DPO loss first → last", "accuracy", "weights", "update s")
     for item in summary["iterations"]:
         training, sync = item["training"] or {}, item["sync"] or {}
@@ -25,9 +27,9 @@ def print_summary(console: Console, summary: dict[str, Any]) -> None:
         _print_reply(console, "live judge after ", (item["sync"] or {}).get("judge_after"))
     checkpoint = summary["iterations"][-1]["checkpoint"]
     console.print("\nnext:", highlight=False)
-    console.print(f"  appellate serve --model {checkpoint}", highlight=False, soft_wrap=True)
-    console.print(f"  appellate replay {summary['recipe']} --groups {_groups(summary)} --out pairs.parquet",
-                  highlight=False, soft_wrap=True)
+    replay = f"  appellate replay {summary['recipe']} --groups {_groups(summary)} --out pairs.parquet"
+    for command in (f"  appellate serve --model {checkpoint}", replay):
+        console.print(command, highlight=False, markup=False, soft_wrap=True)
 
 
 def _groups(summary: dict[str, Any]) -> str:
@@ -38,11 +40,12 @@ def _print_reply(console: Console, title: str, reply: dict[str, Any] | None) -> 
     if reply is None:
         return
     if "error" in reply:
-        console.print(f"{title}: {reply['error']}", highlight=False)
+        console.print(f"{title}: {reply['error']}", highlight=False, markup=False)
         return
     last_line = (reply["text"].strip().splitlines() or [""])[-1]
     console.print(
         f"{title}: weights {reply['weight_version']}, scores {reply['scores']}, "
         f"{reply['readable']} of {reply['votes']} votes readable, ends “{last_line[-80:]}”",
         highlight=False,
+        markup=False,  # a model wrote this
     )
