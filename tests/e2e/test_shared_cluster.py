@@ -12,6 +12,7 @@ from tests.e2e.commands import ROOT, environment, wait_for
 
 pytestmark = pytest.mark.slow
 PORT = 6399  # outside the range that Ray gives to workers
+ENVIRONMENT = environment() | {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
 DRIVER = """
 import sys, time
 from cluster.session import open_session
@@ -26,14 +27,14 @@ with open_session("shared", {"m": model}, SyncConfig(), ServeConfig(enabled=Fals
 
 def _ray(*args: str) -> subprocess.CompletedProcess[str]:
     words = [str(Path(sys.executable).with_name("ray")), *args]
-    return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False, env=environment())
+    return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False, env=ENVIRONMENT)
 
 
 def _applications() -> str:
     script = f"import ray; from ray import serve; ray.init('127.0.0.1:{PORT}', log_to_driver=False); " \
         "print(sorted(serve.status().applications))"
     result = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False, env=environment()
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False, env=ENVIRONMENT
     )
     assert result.returncode == 0, result.stderr[-2000:]
     return result.stdout.strip().splitlines()[-1]
@@ -52,7 +53,7 @@ def test_killed_driver_on_a_shared_cluster(tiny_model: str, tmp_path: Path) -> N
         with log.open("wb") as stream:
             driver = subprocess.Popen(
                 [sys.executable, "-c", DRIVER, f"127.0.0.1:{PORT}", tiny_model], cwd=ROOT, stdout=stream,
-                stderr=subprocess.STDOUT, env=environment() | {"PYTHONPATH": str(ROOT)},
+                stderr=subprocess.STDOUT, env=ENVIRONMENT,
             )
         wait_for(lambda: "ready ['v0']" in log.read_text(), 240, "the model on the shared cluster", driver)
         assert "appellate-shared-m" in _applications()
