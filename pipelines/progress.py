@@ -20,7 +20,7 @@ class RunProgress:
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             TimeRemainingColumn(compact=True),
             console=console,
             transient=True,
@@ -72,4 +72,5 @@ class RunProgress:
             left = ""
             if self._already < done < self._total:
                 left = f" · {elapsed / (done - self._already) * (self._total - done):.0f} s left"
-            self._console.print(f"{self._stage}: {done}/{self._total} · {text}{left}", highlight=False)
+            line = f"{self._stage}: {done}/{self._total} · {text}{left}"
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
