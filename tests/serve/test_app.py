@@ -59,7 +59,7 @@ def live(monkeypatch):
 
     def start(say: Say, status: Any = None) -> tuple[TestClient, ScriptedJudge]:
         deployment: Any = JudgeApp
-        app = object.__new__(deployment.func_or_class)
+        app = object.__new__(deployment.func_or_class.__mro__[1])  # the class below Serve's wrapper
         app._name, app._judge = "run-a", ScriptedJudge(say)
         app._client = SimpleNamespace(handle=Handle(status or {"version": "v3"}))
         monkeypatch.setattr(serve, "get_replica_context", lambda: SimpleNamespace(servable_object=app))
