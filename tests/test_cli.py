@@ -1,0 +1,258 @@
+"""The command line: what loads, what is printed, and the exit codes 0 ok, 2 bad input, 1 failed."""
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from appellate import app
+from pipelines.config import dump, resolve
+from pipelines.ledger import Ledger
+from pipelines.records import groups_table
+from tests.pipelines.planted import planted_iteration
+
+ROOT = Path(__file__).parents[1]
+ANSWER: dict[str, Any] = {
+    "weight_version": "v3", "protocol": "additive", "scores": [4.0], "winner": None, "confidence": None,
+    "abstained": False, "reason": None,
+    "votes": [{"responses": [0], "order": 0, "status": "ok", "score": 4.0, "verdict": None}],
+}
+
+
+def appellate(*words: str) -> Any:
+    return CliRunner().invoke(app, list(words))
+
+
+def refused(*words: str, code: int = 2) -> str:
+    """Standard error of a command that ends with `code` and one plain message."""
+    result = appellate(*words)
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert (result.exit_code, result.stdout) == (code, "")
+    return result.stderr
+
+
+def refused_json(*words: str, code: int = 2) -> str:
+    result = appellate(*words, "--json")
+    assert result.exit_code == code
+    assert result.stderr == ""
+    (only,) = json.loads(result.stdout).items()
+    assert only[0] == "error"
+    return only[1]
+
+
+@pytest.fixture
+def prompts(tmp_path) -> str:
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"prompt": "2 + 2?"}\n')
+    return str(file)
+
+
+@pytest.fixture
+def groups(tmp_path) -> Path:
+    file = tmp_path / "groups.parquet"
+    pq.write_table(groups_table(planted_iteration(4)), file)
+    return file
+
+
+# ---- run
+
+
+def test_a_dry_run_loads_neither_torch_nor_vllm_nor_ray():
+    code = (
+        "import sys\nfrom appellate import app\n"
+        "app(['run', 'meta_rewarding', 'prompts=p.jsonl', '--dry-run'], standalone_mode=False)\n"
+        "heavy = ('torch', 'vllm', 'ray', 'transformers', 'datasets', 'pandas')\n"
+        "print('loaded:', [name for name in heavy if name in sys.modules], file=sys.stderr)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.stderr.strip() == "loaded: []"
+    assert yaml.safe_load(result.stdout)["config"]["recipe"] == "meta_rewarding"
+
+
+def test_a_dry_run_prints_the_configuration_and_the_plan_and_makes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ("run", "irpo", "prompts=p.jsonl", "models.actor.replicas=3", "--profile", "cpu", "--dry-run")
+    text, data = appellate(*words), appellate(*words, "--json")
+    assert (text.exit_code, data.exit_code) == (0, 0)
+    printed = json.loads(data.stdout)
+    assert yaml.safe_load(text.stdout) == printed
+    assert printed["config"]["training"]["nll_alpha"] == 1.0
+    actor = printed["plan"]["models"]["actor"]
+    assert (actor["replicas"], actor["cpus"], actor["roles"]) == (3, 1.5, ["policy", "judge", "meta_judge"])
+    assert printed["plan"]["total"] == {"cpus": 2.25, "gpus": 0}
+    assert printed["plan"]["steps"] == ["SampleStep"]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["meta_rewarding", "training.bta=1"], "training.bta: unknown key, did you mean training.beta?"),
+        (["meta_rewrding"], "recipe: 'meta_rewrding' is unknown, did you mean meta_rewarding?"),
+        (["meta_rewarding", "training.beta=-1"], "training.beta: Input should be greater than 0 (got -1)"),
+        (["meta_rewarding", "iterations"], "'iterations' is not key=value"),
+        (["none.yaml"], "none.yaml: no such file"),
+        (["meta_rewarding", "x[/b]=1"], "x[/b]: unknown key"),  # no markup of the terminal's
+    ],
+)
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_a_wrong_configuration_exits_2_with_the_nearest_key(tmp_path, monkeypatch, words, message, more):
+    monkeypatch.chdir(tmp_path)
+    asked = ["run", *words, "prompts=p.jsonl", *more]
+    assert message in refused(*asked)
+    assert message in refused_json(*asked)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_prompts_are_needed():
+    assert "prompts: needed, e.g. prompts=..." in refused("run", "irpo", "--dry-run")
+
+
+def test_an_existing_run_is_not_overwritten(tmp_path, prompts):
+    Ledger.create(str(tmp_path), "mine", {}, {})
+    message = refused_json("run", "irpo", f"prompts={prompts}", f"runs_dir={tmp_path}", "name=mine")
+    assert f"appellate resume {tmp_path}/mine" in message
+
+
+@pytest.mark.parametrize(
+    ("content", "words", "message"),
+    [
+        ('{"prompt": ""}\n', [], "prompts.jsonl:1: prompt: is empty"),
+        ('{"prompt": "2 + 2?"}\n', ["models.actor.max_model_len=20"], "the model takes 20 with the answer"),
+        ('{"prompt": "2 + 2?"}\n', ["model=/no/such/model"], "'/no/such/model': no such folder"),
+    ],
+)
+def test_input_that_no_run_can_use_exits_2_before_anything_starts(tmp_path, tiny_model, content, words, message):
+    file = tmp_path / "prompts.jsonl"
+    file.write_text(content)
+    given = [f"prompts={file}", f"runs_dir={tmp_path}", f"model={tiny_model}", *words]
+    assert message in refused_json("run", "irpo", *given)
+
+
+# ---- resume
+
+
+def finished(tmp_path: Path) -> Ledger:
+    config = resolve("irpo", ["prompts=p.jsonl"], "cpu")
+    ledger = Ledger.create(str(tmp_path), "done", dump(config), {})
+    ledger.mark_finished({"run": ledger.path, "recipe": "irpo", "iterations": []})
+    return ledger
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path):
+    ledger = finished(tmp_path)
+    before = sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*"))
+    text, data = appellate("resume", ledger.path), appellate("resume", ledger.path, "--json")
+    assert (text.exit_code, text.stdout) == (0, f"{ledger.path} is finished; nothing to do\n")
+    assert data.exit_code == 0
+    summary = json.loads(data.stdout)
+    assert (summary["nothing_to_do"], summary["run"], summary["recipe"]) == (True, ledger.path, "irpo")
+    assert sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*")) == before
+
+
+def test_a_folder_that_is_no_run_exits_2(tmp_path):
+    assert "not a run directory" in refused_json("resume", str(tmp_path))
+    assert "no such run directory" in refused("resume", f"{tmp_path}/none").replace("\n", " ")
+
+
+def test_a_run_of_another_version_exits_2(tmp_path):
+    config = dump(resolve("irpo", ["prompts=p.jsonl"], "cpu"))
+    ledger = Ledger.create(str(tmp_path), "old", {**config, "colour": "red"}, {})
+    message = refused_json("resume", ledger.path)
+    assert "config.yaml is of another version: colour: unknown key" in message
+    assert ledger.events() == []
+
+
+# ---- replay
+
+
+def test_a_replay_prints_what_came_of_the_groups(groups, tmp_path):
+    out = tmp_path / "pairs.parquet"
+    result = appellate("replay", "meta_rewarding", "--groups", str(groups), "--out", str(out), "rho=0")
+    assert result.exit_code == 0, result.stderr
+    printed = json.loads(result.stdout)
+    assert (printed["groups"], printed["out"]) == (4, str(out))
+    assert sum(printed["pairs"].values()) == pq.read_table(out).num_rows > 0
+
+
+def test_bad_groups_exit_2_with_file_row_and_field(groups, tmp_path):
+    rows = pq.read_table(groups).to_pylist()
+    rows[2]["samples"][1]["text"] = None
+    pq.write_table(groups_table(rows), groups)
+    words = ["replay", "meta_rewarding", "--groups", str(groups), "--out", str(tmp_path / "pairs.parquet")]
+    assert f"{groups} row 2: samples[1].text: needed, nothing found" in refused(*words)
+    assert f"{groups} row 2: samples[1].text: needed, nothing found" in refused_json(*words)
+    pq.write_table(pa.table({"prompt_id": ["p"]}), groups)
+    assert f"{groups} row 0: messages: needed" in refused_json(*words)
+    groups.write_text("no parquet")
+    assert f"{groups}: not a Parquet file" in refused_json(*words)
+    groups.unlink()
+    assert f"{groups}: no such file" in refused_json(*words)
+    assert not (tmp_path / "pairs.parquet").exists()
+
+
+def test_an_unknown_setting_of_a_replay_exits_2(groups, tmp_path):
+    words = ["replay", "meta_rewarding", "--groups", str(groups), "--out", str(tmp_path / "p.parquet"), "chosen_max_char=5"]
+    assert "did you mean method.chosen_max_chars?" in refused_json(*words)
+
+
+# ---- judge
+
+
+def ask(*words: str) -> list[str]:
+    return ["judge", "--prompt", "2 + 2?", "--response", "4", *words]
+
+
+def test_a_judge_that_is_not_there_exits_1_with_what_to_do():
+    with socket.socket() as taken:  # bound, and nobody listens
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        message = refused_json(*ask("--url", url), code=1)
+    assert message.startswith(f"no judge at {url}: ")
+    assert message.endswith("start one with `appellate serve --model ...`")
+    for wrong in ("nonsense", "http://[/x"):
+        assert f"no judge at {wrong}: " in refused(*ask("--url", wrong), code=1).replace("\n", " ")
+
+
+def test_a_judgement_is_asked_for_and_shown(monkeypatch):
+    asked = []
+
+    def post(url: str, json: Any, timeout: float) -> httpx.Response:
+        asked.append((url, json))
+        return httpx.Response(200, json=ANSWER)
+
+    monkeypatch.setattr(httpx, "post", post)
+    result = appellate(*ask("--response", "5", "--votes", "2", "--url", "http://judge:1/"))
+    body = {"prompt": "2 + 2?", "responses": ["4", "5"], "votes": 2}
+    assert asked == [("http://judge:1/v1/judgements", body)]
+    assert result.exit_code == 0
+    assert "scores [4.0], winner None" in result.stdout
+    assert "additive · v3" in result.stdout
+    assert json.loads(appellate(*ask("--json")).stdout) == ANSWER
+
+
+def test_a_judge_that_refuses_exits_1_with_its_words(monkeypatch):
+    reply = httpx.Response(422, json={"error": "responses.0: String should have at least 1 character"})
+    monkeypatch.setattr(httpx, "post", lambda *_, **__: reply)
+    message = refused_json(*ask(), code=1)
+    assert message.startswith("the judge answered 422: ")
+    assert "responses.0: String should have at least 1 character" in message
+
+
+# ---- the rest
+
+
+def test_without_a_verb_the_verbs_are_listed():
+    result = appellate()
+    assert result.exit_code == 2
+    for verb in ("run", "resume", "serve", "judge", "replay", "doctor", "down"):
+        assert verb in result.output
