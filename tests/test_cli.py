@@ -201,8 +201,8 @@ def test_bad_groups_exit_2_with_file_row_and_field(groups, tmp_path):
 
 
 def test_an_unknown_setting_of_a_replay_exits_2(groups, tmp_path):
-    words = ["replay", "meta_rewarding", "--groups", str(groups), "--out", str(tmp_path / "p.parquet"), "chosen_max_char=5"]
-    assert "did you mean method.chosen_max_chars?" in refused_json(*words)
+    words = ["replay", "meta_rewarding", "--groups", str(groups), "--out", str(tmp_path / "p.parquet")]
+    assert "did you mean method.chosen_max_chars?" in refused_json(*words, "chosen_max_char=5")
 
 
 # ---- judge

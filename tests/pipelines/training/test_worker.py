@@ -27,6 +27,8 @@ from pipelines.training.worker import (
     save_checkpoint,
 )
 
+# A first step that is skipped makes torch suspect the order of optimizer and schedule.
+pytestmark = pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 NAN = math.nan
 CONFIG = TrainingConfig(autocast="float32", learning_rate=1e-3, schedule="constant", beta=0.5, max_grad_norm=1e6)
 
