@@ -7,9 +7,9 @@ import asyncio
 import contextlib
 import os
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
+from actors.checkpoints import weight_files
 from actors.engine import Completion, EngineError, Request, WeightError
 from pipelines.config import ModelConfig
 
@@ -143,7 +143,7 @@ class TorchEngine:
 
         own = dict(self._model.named_parameters())
         loaded: dict[str, Any] = {}
-        for shard in sorted(Path(path).glob("*.safetensors")):
+        for shard in weight_files(path):
             loaded |= load_file(shard)
         tied = {"lm_head.weight"} if self._model.config.tie_word_embeddings else set()
         missing, extra = own.keys() - loaded.keys() - tied, loaded.keys() - own.keys() - tied

@@ -7,9 +7,10 @@ import os
 import signal
 import threading
 import time
-from pathlib import Path
 
 import psutil
+
+from actors.checkpoints import weight_files
 
 OWNER_VARIABLE = "APPELLATE_ENGINE_OWNER"  # "pid:start time" of the process that started the engine
 PERIOD_S = 1.0
@@ -61,7 +62,7 @@ class WeightWorker:
 
         def tensors():
             nonlocal count
-            for shard in sorted(Path(folder).glob("*.safetensors")):
+            for shard in weight_files(folder):
                 with safe_open(shard, framework="pt") as file:
                     for name in file.keys():  # noqa: SIM118  (safe_open is no mapping)
                         count += 1

@@ -137,6 +137,23 @@ class RunConfig(Strict):
                 raise ValueError(f"roles.{role}: no model named {model!r}, models are {', '.join(self.models)}")
         return self
 
+    @model_validator(mode="after")
+    def _roles_fit(self) -> "RunConfig":
+        """What could only fail after hours of sampling fails here."""
+        policy, judge, reference = (self.roles.get(role, "") for role in ("policy", "judge", "reference"))
+        if policy in self.models and self.models[policy].path is not None:
+            raise ValueError(f"models.{policy}.path: the policy learns; give its checkpoint as model=...")
+        scorer = self.models.get(reference)
+        if scorer and (scorer.engine != "transformers" or scorer.dtype != self.training.autocast):
+            raise ValueError(
+                f"models.{reference}: the reference must compute as the trainer does: engine=transformers and "
+                f"dtype={self.training.autocast}, the value of training.autocast"
+            )
+        judges = [self.models[m] for m in (judge, self.roles.get("meta_judge", "")) if m in self.models]
+        if getattr(self.method, "structured", False) and any(model.engine != "vllm" for model in judges):
+            raise ValueError("method.structured: needs judges on engine=vllm, transformers has no structured outputs")
+        return self
+
 
 # A profile changes values, never code.
 PROFILES: dict[str, dict[str, Any]] = {

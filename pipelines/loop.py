@@ -11,12 +11,12 @@ from typing import Any
 import httpx
 
 from cluster.session import Session, open_session
-from pipelines.config import RunConfig, dump
+from pipelines.config import RunConfig
 from pipelines.ledger import Ledger
 from pipelines.progress import RunProgress
 from pipelines.recipes import get_recipe
 from pipelines.recipes.base import Context, Recipe, SampleStep
-from pipelines.records import Group, Pair
+from pipelines.records import Group
 from pipelines.steps.accounting import accounting
 from pipelines.steps.make_prompts import InputError, prompts_for_iteration, read_prompts
 from pipelines.steps.render import prompt_messages
@@ -50,6 +50,15 @@ class Run:
         """Checkpoint of weight version `v{version}`."""
         return self.model_folder if version == 0 else self.ledger.checkpoint_dir(version - 1)
 
+    def sources(self, version: int) -> dict[str, tuple[str, str]]:
+        """Weight version and checkpoint of every model while the policy is at `v{version}`."""
+        from actors.checkpoints import resolve_model
+
+        return {
+            name: (f"v{version}", self.folder(version)) if model.path is None else ("frozen", resolve_model(model.path))
+            for name, model in self.config.models.items()
+        }
+
     def context(self, iteration: int) -> Context:
         """Where pure functions stand in this iteration."""
         return Context(self.config.seed, self.config.recipe, iteration)
@@ -64,6 +73,8 @@ def prepare(config: RunConfig, ledger: Ledger, progress: RunProgress) -> Run:
     from actors.chat import ChatFormat, ChatFormatError
     from actors.checkpoints import resolve_model
 
+    if "://" in ledger.path:
+        raise RunError(f"{ledger.path}: training needs a run folder that is mounted on every node; set runs_dir")
     folder = resolve_model(config.model)
     found = read_prompts(config.prompts, None, config.on_bad_rows)
     if found.bad_rows:
@@ -107,19 +118,15 @@ def execute(config: RunConfig, ledger: Ledger, progress: RunProgress) -> dict[st
 
 
 def _start_models(run: Run, session: Session, version: int) -> None:
-    from actors.checkpoints import resolve_model
-
     progress, config = run.progress, run.config
-    sources = {
-        name: (f"v{version}", run.folder(version)) if model.path is None else ("frozen", resolve_model(model.path))
-        for name, model in config.models.items()
-    }
+    sources = run.sources(version)
     progress.version = f"v{version}"
     progress.stage("starting models", len(sources))
     session.start_models(sources, lambda waiting: progress.update(len(sources) - len(waiting), note=", ".join(waiting)))
     progress.update(len(sources))
     if config.serve.enabled:
-        url = session.start_judge(config.roles["judge"], run.folder(version), config.serve)
+        judge = config.roles["judge"]
+        url = session.start_judge(judge, sources[judge][1], config.serve)
         progress.say(f"live judge at {url}/v1/judgements")
     run.ledger.event("models_ready", versions={name: source[0] for name, source in sources.items()}, url=session.url)
 
@@ -157,8 +164,7 @@ def make_groups(run: Run, session: Session, iteration: int) -> dict[str, Any]:
     if missing:
         steps = run.recipe.steps(config.method, iteration)
         stream = stream_groups(
-            run.name, config, dump(config), run.folder(iteration), missing, steps, run.context(iteration),
-            f"v{iteration}", ledger,
+            run.name, config, run.sources(iteration), missing, steps, run.context(iteration), ledger
         )
         for part in stream:
             done, tokens = done + part["groups"], tokens + part["tokens"]
@@ -191,10 +197,7 @@ def make_pairs(run: Run, session: Session, iteration: int) -> dict[str, Any]:
     if not pairs:
         raise RunError(f"iteration {iteration} made no pair from {len(selected)} groups: {report}")
     progress.stage(f"iteration {iteration}: reference", len(pairs))
-    version = "frozen" if config.models[config.roles["reference"]].path else f"v{iteration}"
-    scored_pairs: list[Pair] = stream_pairs(
-        run.name, config, dump(config), run.folder(iteration), pairs, version, progress.update
-    )
+    scored_pairs = stream_pairs(run.name, config, run.sources(iteration), pairs, progress.update)
     ledger.commit_pairs(iteration, scored_pairs, "all")
     return {"pairs": len(pairs), "accounting": report}
 
@@ -205,7 +208,7 @@ def train_policy(run: Run, session: Session, iteration: int) -> dict[str, Any]:
 
     judge_before = _ask_judge(run, session, iteration)
     with watch(run.ledger, iteration, run.progress):
-        summary = train(run.config, run.ledger, iteration, run.folder(iteration))
+        summary = train(run.config, run.ledger, iteration, *run.sources(iteration)[run.config.roles["policy"]])
     return {**summary, "judge_before": judge_before}
 
 

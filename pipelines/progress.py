@@ -24,6 +24,8 @@ class RunProgress:
             TimeRemainingColumn(compact=True),
             console=console,
             transient=True,
+            redirect_stdout=False,  # what libraries print is not the run's own word
+            redirect_stderr=False,
         )
         self._task: int | None = None
         self._stage, self._total, self._done, self._started, self._printed = "", 0, 0, 0.0, 0.0

@@ -12,36 +12,42 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy
 
-from actors.chat import ChatFormat
+from actors.chat import ChatFormat, ChatFormatError
 from actors.judge import PROTOCOLS, Judge
 from actors.meta_judge import MetaJudge
 from actors.policy import Policy
 from actors.pool import PoolClient
 from actors.reference import Reference
 from actors.speaker import PromptTooLong, Speaker
-from pipelines.config import RunConfig
+from pipelines.config import RunConfig, dump, load_dump
 from pipelines.ledger import Ledger
 from pipelines.recipes.base import Context, JudgeStep, MetaJudgeStep, SampleStep, Step
 from pipelines.records import Group, Pair, groups_table, pairs_table
 from pipelines.steps.judgements import distinct_samples
 from pipelines.steps.meta import meta_judge_pairs
 
+Sources = dict[str, tuple[str, str]]  # model -> weight version and checkpoint folder
 _ROLES = {"SampleStep": "policy", "JudgeStep": "judge", "MetaJudgeStep": "meta_judge"}
+
+
+def _connect(
+    run: str, config: dict[str, Any], sources: Sources, role: str
+) -> tuple[PoolClient, ChatFormat, str, RunConfig]:
+    """Client and chat format of the model that plays `role`, the version it must answer with, and the settings."""
+    settings = load_dump(config)
+    model, stream = settings.roles[role], settings.stream
+    version, folder = sources[model]
+    client = PoolClient(run, model, stream.request_timeout_s, stream.unavailable_timeout_s)
+    return client, ChatFormat.load(folder), version, settings
 
 
 class RoleStage:
     """A Ray Data callable: an Arrow batch of groups in, the same groups with one more kind of record out."""
 
-    def __init__(self, run: str, config: dict[str, Any], folder: str, step: Step, context: Context, version: str):
-        from pipelines.config import load_dump
-
-        settings = load_dump(config)
-        role = _ROLES[type(step).__name__]
-        model = settings.roles[role]
-        stream = settings.stream
-        client = PoolClient(run, model, stream.request_timeout_s, stream.unavailable_timeout_s)
-        speaker = Speaker(client, ChatFormat.load(folder), settings.models[model].max_model_len)
-        self._step, self._context, self._version = step, context, version
+    def __init__(self, run: str, config: dict[str, Any], sources: Sources, step: Step, context: Context):
+        client, chat, self._version, settings = _connect(run, config, sources, _ROLES[type(step).__name__])
+        speaker = Speaker(client, chat, settings.models[client.model].max_model_len)
+        self._step, self._context = step, context
         self._policy, self._judge, self._meta_judge = Policy(speaker), Judge(speaker), MetaJudge(speaker)
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
@@ -60,6 +66,8 @@ class RoleStage:
             return {**group, "meta_judgements": await self._meta_judgements(group, self._step)}
         except PromptTooLong:
             return {**group, "dropped": "prompt_too_long"}
+        except ChatFormatError:
+            return {**group, "dropped": "unusable_text"}
 
     async def _judgements(self, group: Group, step: JudgeStep) -> list[Any]:
         samples = distinct_samples(group)
@@ -107,15 +115,9 @@ class CommitGroups:
 class ReferenceStage:
     """A Ray Data callable: pairs in, pairs with prompt ids and reference log-probabilities out."""
 
-    def __init__(self, run: str, config: dict[str, Any], folder: str, version: str):
-        from pipelines.config import load_dump
-
-        settings = load_dump(config)
-        stream = settings.stream
-        client = PoolClient(
-            run, settings.roles["reference"], stream.request_timeout_s, stream.unavailable_timeout_s
-        )
-        self._reference, self._version = Reference(client, ChatFormat.load(folder)), version
+    def __init__(self, run: str, config: dict[str, Any], sources: Sources):
+        client, chat, self._version, _ = _connect(run, config, sources, "reference")
+        self._reference = Reference(client, chat)
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
         pairs: list[Pair] = batch.to_pylist()
@@ -123,13 +125,13 @@ class ReferenceStage:
 
 
 def stream_groups(
-    run: str, config: RunConfig, dump: dict[str, Any], folder: str, groups: list[Group], steps: list[Step],
-    context: Context, version: str, ledger: Ledger,
+    run: str, config: RunConfig, sources: Sources, groups: list[Group], steps: list[Step], context: Context,
+    ledger: Ledger,
 ) -> Iterator[dict[str, int]]:
     """Run `steps` over `groups` and commit them; yields {"groups", "tokens", "judgements", "parsed"} as parts land."""
     dataset = _row_blocks(groups_table(groups))
     for step in steps:
-        arguments = {"run": run, "config": dump, "folder": folder, "step": step, "context": context, "version": version}
+        arguments = {"run": run, "config": dump(config), "sources": sources, "step": step, "context": context}
         dataset = _stage(dataset, RoleStage, arguments, config.stream.groups_in_flight)
     dataset = dataset.map_batches(
         CommitGroups,
@@ -144,12 +146,11 @@ def stream_groups(
 
 
 def stream_pairs(
-    run: str, config: RunConfig, dump: dict[str, Any], folder: str, pairs: list[Pair], version: str,
-    done: Callable[[int], None],
+    run: str, config: RunConfig, sources: Sources, pairs: list[Pair], done: Callable[[int], None]
 ) -> list[Pair]:
     """The pairs with reference log-probabilities, in the order given."""
     dataset = _row_blocks(pairs_table(pairs))
-    arguments = {"run": run, "config": dump, "folder": folder, "version": version}
+    arguments = {"run": run, "config": dump(config), "sources": sources}
     dataset = _stage(dataset, ReferenceStage, arguments, config.stream.groups_in_flight)
     scored: list[Pair] = []
     for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):

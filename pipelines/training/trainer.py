@@ -10,8 +10,8 @@ from pipelines.ledger import Ledger
 from pipelines.progress import RunProgress
 
 
-def train(config: RunConfig, ledger: Ledger, iteration: int, model_folder: str) -> dict[str, Any]:
-    """Train on the iteration's pairs from the checkpoint in `model_folder`; returns first and last step's metrics.
+def train(config: RunConfig, ledger: Ledger, iteration: int, version: str, model_folder: str) -> dict[str, Any]:
+    """Train on the iteration's pairs from weights `version` in `model_folder`; returns first and last step's metrics.
 
     The new checkpoint is in `ledger.checkpoint_dir(iteration)`. A worker group that loses a worker starts again from
     `model_folder` with the same batches, up to `training.max_failures` times.
@@ -30,6 +30,7 @@ def train(config: RunConfig, ledger: Ledger, iteration: int, model_folder: str) 
             "ledger": ledger,
             "iteration": iteration,
             "model": model_folder,
+            "version": version,
             "seed": config.seed,
         },
         torch_config=api.torch.TorchConfig(backend="nccl" if settings.num_gpus else "gloo"),

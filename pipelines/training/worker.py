@@ -177,7 +177,7 @@ def _gather(value: Any) -> list[Any]:
 
 
 def train_loop(settings: dict[str, Any]) -> None:
-    """What each Ray Train worker runs. `settings`: config, model, ledger, iteration, seed."""
+    """What each Ray Train worker runs. `settings`: config, model (folder), version, ledger, iteration, seed."""
     import ray.train
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -194,7 +194,9 @@ def train_loop(settings: dict[str, Any]) -> None:
     pairs = ledger.read_pairs(iteration).to_pylist()
     plan = batches(len(pairs), config, settings["seed"])
     trainer = PairTrainer(model, config, len(plan), device)
-    first = trainer.check_reference([pairs[i] for i in plan[0][:4]])
+    # A frozen reference is not the policy that starts here, and its loss is not ln 2.
+    own = [pairs[i] for i in plan[0] if pairs[i]["ref_version"] == settings["version"]]
+    first = trainer.check_reference(own[:4]) if own else None
     if rank == 0:
         ledger.append_metrics(iteration, {"event": "start", "steps": len(plan), "reference_check": first})
     started = time.monotonic()

@@ -15,6 +15,7 @@ from cluster.doctor import PINS, Check, diagnose
 from pipelines.config import ModelConfig, RunConfig, ServeConfig, TrainingConfig
 
 ROOT = Path(__file__).parents[2]
+REFERENCE = ModelConfig(engine="transformers")
 
 
 def make_config(**changes):
@@ -88,7 +89,8 @@ def test_a_cuda_torchvision_beside_a_cpu_torch_is_found():
 
 
 def test_models_are_those_the_roles_use():
-    models = {"actor": ModelConfig(), "reference": ModelConfig(path="base"), "spare": ModelConfig(path="unused")}
+    spare = ModelConfig(path="unused")
+    models = {"actor": ModelConfig(), "reference": ModelConfig(engine="transformers", path="base"), "spare": spare}
     assert doctor.model_names(make_config(model="small", models=models)) == ["small", "base"]
     assert doctor.model_names(None) == ["smollm2-135m-instruct"]
 
@@ -110,9 +112,9 @@ def test_memory_need_grows_with_replicas_cache_and_the_trainer():
     # Ray 2, actor 0.25 + 2 + 2 of cache, reference 0.25 + 2, trainer 8 x 0.25 + 2
     one = 2 + 4.25 + 2.25 + 4
     assert doctor.needed_memory_gib(make_config(), sizes) == pytest.approx(one)
-    more = make_config(models={"actor": ModelConfig(kv_cache_gib=2.0, replicas=3), "reference": ModelConfig()})
+    more = make_config(models={"actor": ModelConfig(kv_cache_gib=2.0, replicas=3), "reference": REFERENCE})
     assert doctor.needed_memory_gib(more, sizes) == pytest.approx(one + 2 * 4.25)
-    gpu = make_config(models={"actor": ModelConfig(num_gpus=1, kv_cache_gib=2.0), "reference": ModelConfig()})
+    gpu = make_config(models={"actor": ModelConfig(num_gpus=1, kv_cache_gib=2.0), "reference": REFERENCE})
     assert doctor.needed_memory_gib(gpu, sizes) == pytest.approx(one - 2)
     assert doctor.needed_memory_gib(make_config(), {"smollm2-135m-instruct": None}) is None
     assert [doctor.check_memory(have, 10.0).status for have in (11.0, 8.0, 5.0)] == ["ok", "warn", "fail"]

@@ -1,5 +1,6 @@
 """How a run is resolved from its layers, and what people are told when a key or value is wrong."""
 
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -173,3 +174,23 @@ def test_configuration_and_records_load_no_framework():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("models.actor.path=/some/model", "models.actor.path: the policy learns"),
+        ("models.reference.engine=vllm", "models.reference: the reference must compute as the trainer does"),
+        ("training.autocast=float32", "dtype=float32, the value of training.autocast"),
+        ("models.reference.dtype=float32", "dtype=bfloat16, the value of training.autocast"),
+    ],
+)
+def test_what_could_only_fail_after_sampling_fails_at_once(word, says):
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        resolve("meta_rewarding", ["prompts=p.jsonl", word], "cpu")
+
+
+def test_a_transformers_judge_has_no_structured_outputs():
+    words = ["prompts=p.jsonl", "models.actor.engine=transformers", "method.structured=true"]
+    with pytest.raises(ConfigError, match=re.escape("method.structured: needs judges on engine=vllm")):
+        resolve("meta_rewarding", words, "cpu")

@@ -230,14 +230,14 @@ def test_groups_that_did_not_arrive_end_the_stage(make_run, monkeypatch):
     run.ledger.commit_groups(0, run.prompts[:1])
     asked = []
 
-    def stream(name: str, config: Any, data: Any, folder: str, groups: list[Any], *rest: Any) -> Any:
-        asked.append((folder, [group["prompt_id"] for group in groups], rest[2]))
+    def stream(name: str, config: Any, sources: dict[str, Any], groups: list[Any], *rest: Any) -> Any:
+        asked.append((sources["actor"], [group["prompt_id"] for group in groups]))
         return iter([{"groups": 1, "tokens": 5, "judgements": 0, "parsed": 0}])
 
     monkeypatch.setattr(pipelines.stream, "stream_groups", stream)
     with pytest.raises(RunError, match=r"iteration 0: 1 groups were not committed; run `appellate resume`"):
         loop.make_groups(run, cast(Any, None), 0)
-    assert asked == [(run.model_folder, [run.prompts[1]["prompt_id"]], "v0")]
+    assert asked == [(("v0", run.model_folder), [run.prompts[1]["prompt_id"]])]
 
 
 def test_pairs_are_selected_scored_and_committed_and_the_groups_filled(make_run, monkeypatch):
@@ -247,7 +247,8 @@ def test_pairs_are_selected_scored_and_committed_and_the_groups_filled(make_run,
     run.ledger.commit_groups(0, planted_iteration(6))
     asked = []
 
-    def stream(name: str, config: Any, data: Any, folder: str, pairs: list[Any], version: str, done: Any) -> Any:
+    def stream(name: str, config: Any, sources: dict[str, Any], pairs: list[Any], done: Any) -> Any:
+        version, folder = sources["reference"]
         asked.append((folder, version))
         return [{**pair, "ref_logp_chosen": -1.0, "ref_version": version} for pair in pairs]
 
