@@ -188,9 +188,3 @@ def test_configuration_and_records_load_no_framework():
 def test_what_could_only_fail_after_sampling_fails_at_once(word, says):
     with pytest.raises(ConfigError, match=re.escape(says)):
         resolve("meta_rewarding", ["prompts=p.jsonl", word], "cpu")
-
-
-def test_a_transformers_judge_has_no_structured_outputs():
-    words = ["prompts=p.jsonl", "models.actor.engine=transformers", "method.structured=true"]
-    with pytest.raises(ConfigError, match=re.escape("method.structured: needs judges on engine=vllm")):
-        resolve("meta_rewarding", words, "cpu")

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.config import ConfigError, resolve
 from pipelines.recipes.base import Context, JudgeStep, MetaJudgeStep, SampleStep
 from pipelines.recipes.meta_rewarding import RECIPE, Settings
 from pipelines.records import Group
@@ -286,3 +287,9 @@ def test_elo_is_of_the_selected_response_that_was_compared() -> None:
         judged_group(texts, meta_judgements=[meta("calm-j0", "calm-j1", 0, "Winner: A")]), Settings(), CONTEXT
     )
     assert set(judgement_elo(read, (0.5, 0.5), CONTEXT)) == {"calm-j0", "calm-j1"}
+
+
+def test_a_transformers_judge_has_no_structured_outputs():
+    words = ["prompts=p.jsonl", "models.actor.engine=transformers", "method.structured=true"]
+    with pytest.raises(ConfigError, match=r"method\.structured: needs judges on engine=vllm"):
+        resolve("meta_rewarding", words, "cpu")
