@@ -148,6 +148,16 @@ def install_list(python: Path, pins: Path, uv_version: str) -> None:
         raise InstallError(f"could not install {pins.name}; the message of pip stands above")
 
 
+def write_command(venv: Path, root: Path) -> None:
+    """Put `appellate` into the environment: it runs the source tree at `root`, as Ray's workers do."""
+    command = venv / "bin" / "appellate"
+    command.write_text(
+        f"#!{venv / 'bin' / 'python'}\n"
+        f"import sys\n\nsys.path.insert(0, {str(root)!r})\nfrom appellate import app\n\nsys.exit(app())\n"
+    )
+    command.chmod(0o755)
+
+
 @contextmanager
 def only_one(venv: Path) -> Generator[None]:
     """Two calls on the same folder go one after the other."""
@@ -187,6 +197,7 @@ def build(venv: Path, profile: str) -> None:
         say("trying the imports")
         if not call(python, "-c", SMOKE):
             raise InstallError("installed, but the imports fail; the traceback stands above")
+        write_command(venv, HERE.parent)
         (venv / STAMP).write_text(stamp)
         say(f"ready in {time.monotonic() - began:.0f} s")
 

@@ -206,3 +206,14 @@ def test_the_cpu_list_leaves_out_what_breaks_beside_a_cpu_torch(install):
 def test_the_installer_needs_no_packages():
     code = f"import runpy; runpy.run_path({str(INSTALL)!r}, run_name='loaded')"
     subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True, timeout=60)
+
+
+def test_the_command_runs_the_source_tree(install, tmp_path):
+    (tmp_path / "bin").mkdir()
+    python = tmp_path / "bin" / "python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    install.write_command(tmp_path, ROOT)
+    reply = subprocess.run([tmp_path / "bin" / "appellate", "--help"], capture_output=True, text=True, cwd=tmp_path)
+    assert reply.returncode == 0, reply.stderr
+    assert "resume" in reply.stdout
