@@ -223,8 +223,9 @@ def update_weights(run: Run, session: Session, iteration: int) -> dict[str, Any]
         if current != {version}:  # a resumed run starts its models on the newest checkpoint
             report = session.sync(model, version, run.folder(iteration + 1))
             reports[model] = {"replicas": report.replicas, "prepare_s": report.prepare_s, "load_s": report.load_s}
+        if count == len(followers):
+            run.progress.version = version
         run.progress.update(count)
-    run.progress.version = version
     return {"version": version, "models": reports, "judge_after": _ask_judge(run, session, iteration)}
 
 

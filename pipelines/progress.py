@@ -28,7 +28,8 @@ class RunProgress:
             redirect_stderr=False,
         )
         self._task: int | None = None
-        self._stage, self._total, self._done, self._started, self._printed = "", 0, 0, 0.0, 0.0
+        self._stage, self._total, self._started, self._printed = "", 0, 0.0, 0.0
+        self._already, self._shown = 0, -1  # items that were there before, and the count last printed
         self.version = ""
 
     def __enter__(self) -> "RunProgress":
@@ -47,8 +48,8 @@ class RunProgress:
 
     def stage(self, name: str, total: int, done: int = 0) -> None:
         """Begin a stage of `total` items, `done` of which were there already."""
-        self._stage, self._total, self._done, self._started, self._printed = name, total, done, time.monotonic(), 0.0
-        self._already = done
+        self._stage, self._total, self._started, self._printed = name, total, time.monotonic(), 0.0
+        self._already, self._shown = done, -1
         if self._live:
             if self._task is not None:
                 self._bar.remove_task(self._task)  # ty: ignore[invalid-argument-type]
@@ -57,7 +58,7 @@ class RunProgress:
 
     def update(self, done: int, tokens: int | None = None, parsed: float | None = None, note: str = "") -> None:
         """Show how far the stage is; `tokens` made so far, `parsed` the share of readable judgements."""
-        self._done = done
+        finished = done >= self._total and done != self._shown
         elapsed = max(1e-9, time.monotonic() - self._started)
         parts = [note] if note else []
         if tokens is not None:
@@ -69,8 +70,8 @@ class RunProgress:
         text = " · ".join(parts)
         if self._live and self._task is not None:
             self._bar.update(self._task, completed=done, note=text)  # ty: ignore[invalid-argument-type]
-        elif not self._quiet and (time.monotonic() - self._printed > LINE_PERIOD_S or done >= self._total):
-            self._printed = time.monotonic()
+        elif not self._quiet and (time.monotonic() - self._printed > LINE_PERIOD_S or finished):
+            self._printed, self._shown = time.monotonic(), done
             left = ""
             if self._already < done < self._total:
                 left = f" · {elapsed / (done - self._already) * (self._total - done):.0f} s left"

@@ -42,9 +42,10 @@ def _print_reply(console: Console, title: str, reply: dict[str, Any] | None) -> 
     if "error" in reply:
         console.print(f"{title}: {reply['error']}", highlight=False, markup=False)
         return
+    scores = [None if score is None else round(score, 2) for score in reply["scores"]]
     last_line = (reply["text"].strip().splitlines() or [""])[-1]
     console.print(
-        f"{title}: weights {reply['weight_version']}, scores {reply['scores']}, "
+        f"{title}: weights {reply['weight_version']}, scores {scores}, "
         f"{reply['readable']} of {reply['votes']} votes readable, ends “{last_line[-80:]}”",
         highlight=False,
         markup=False,  # a model wrote this
