@@ -5,7 +5,7 @@ overlap and the engines stay full. The last stage commits, so what the driver se
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -21,7 +21,8 @@ from actors.reference import Reference
 from actors.speaker import PromptTooLong, Speaker
 from pipelines.config import RunConfig, dump, load_dump
 from pipelines.ledger import Ledger
-from pipelines.recipes.base import Context, JudgeStep, MetaJudgeStep, SampleStep, Step
+from pipelines.plan import STAGE_CPUS
+from pipelines.recipes.base import Context, JudgeStep, MetaJudgeStep, Step
 from pipelines.records import Group, Pair, groups_table, pairs_table
 from pipelines.steps.judgements import distinct_samples
 from pipelines.steps.meta import meta_judge_pairs
@@ -57,17 +58,17 @@ class RoleStage:
     async def _work(self, group: Group) -> Group:
         if group["dropped"]:
             return group
-        try:
-            if isinstance(self._step, SampleStep):
-                made = await self._policy.sample(group, self._step, self._context, self._version)
-                return {**group, "samples": group["samples"] + made}
-            if isinstance(self._step, JudgeStep):
-                return {**group, "judgements": await self._judgements(group, self._step)}
+        if isinstance(self._step, JudgeStep):
+            return {**group, "judgements": await self._judgements(group, self._step)}
+        if isinstance(self._step, MetaJudgeStep):
             return {**group, "meta_judgements": await self._meta_judgements(group, self._step)}
+        try:
+            made = await self._policy.sample(group, self._step, self._context, self._version)
         except PromptTooLong:
             return {**group, "dropped": "prompt_too_long"}
         except ChatFormatError:
             return {**group, "dropped": "unusable_text"}
+        return {**group, "samples": group["samples"] + made}
 
     async def _judgements(self, group: Group, step: JudgeStep) -> list[Any]:
         samples = distinct_samples(group)
@@ -76,19 +77,30 @@ class RoleStage:
         else:
             calls = [([a, b], order) for i, a in enumerate(samples) for b in samples[i + 1 :] for order in (0, 1)]
         replies = await asyncio.gather(
-            *(self._judge.judge(group, some, step, self._context, self._version, order) for some, order in calls)
+            *(
+                _unless_unaskable(self._judge.judge(group, some, step, self._context, self._version, order))
+                for some, order in calls
+            )
         )
         return [judgement for reply in replies for judgement in reply]
 
     async def _meta_judgements(self, group: Group, step: MetaJudgeStep) -> list[Any]:
         replies = await asyncio.gather(
             *(
-                self._meta_judge.compare(group, pair, order, step, self._context, self._version)
+                _unless_unaskable(self._meta_judge.compare(group, pair, order, step, self._context, self._version))
                 for pair in meta_judge_pairs(group, self._context)
                 for order in (0, 1)
             )
         )
         return [verdict for reply in replies for verdict in reply]
+
+
+async def _unless_unaskable(call: Awaitable[list[Any]]) -> list[Any]:
+    """The call's records; none where its messages cannot be put to the model, which is no fault of the other calls."""
+    try:
+        return await call
+    except (PromptTooLong, ChatFormatError):
+        return []
 
 
 class CommitGroups:
@@ -116,8 +128,9 @@ class ReferenceStage:
     """A Ray Data callable: pairs in, pairs with prompt ids and reference log-probabilities out."""
 
     def __init__(self, run: str, config: dict[str, Any], sources: Sources):
-        client, chat, self._version, _ = _connect(run, config, sources, "reference")
-        self._reference = Reference(client, chat)
+        client, _, self._version, settings = _connect(run, config, sources, "reference")
+        # Prompts are rendered as the policy, which learns from them, sees them.
+        self._reference = Reference(client, ChatFormat.load(sources[settings.roles["policy"]][1]))
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
         pairs: list[Pair] = batch.to_pylist()
@@ -139,7 +152,7 @@ def stream_groups(
         batch_size=config.stream.groups_per_part,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=1),
-        num_cpus=0.05,
+        num_cpus=STAGE_CPUS,
     )
     for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         yield from batch.to_pylist()
@@ -177,5 +190,5 @@ def _stage(dataset: Any, stage: type, arguments: dict[str, Any], in_flight: int)
         compute=ActorPoolStrategy(
             size=1, max_tasks_in_flight_per_actor=2 * in_flight, max_concurrent_calls_per_actor=in_flight
         ),
-        num_cpus=0.05,
+        num_cpus=STAGE_CPUS,
     )

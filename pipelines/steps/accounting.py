@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from pipelines.records import Group, Pair, Status
 from pipelines.steps.aggregate import mean
-from pipelines.steps.judgements import sample_scores
+from pipelines.steps.judgements import distinct_samples, sample_scores
 from pipelines.steps.select import EPSILON
 
 BIN = 0.5  # width of the margin histogram's bins, in score units
@@ -16,9 +16,10 @@ BIN = 0.5  # width of the margin histogram's bins, in score units
 def accounting(groups: Iterable[Group], pairs: Iterable[Pair]) -> dict[str, Any]:
     """Counts of one iteration from its groups as selection returned them, and its pairs. Plain JSON values.
 
-    groups, judgements {total, counts, rates}, meta_judgements (the same, and ties, first_position_rate), tied_prompts,
-    dropped {reason: n}, pairs {kind: n}, and by kind the mean characters of both sides, margin mean and histogram
-    {lower edge: n}. Rates and means of nothing are None.
+    groups, judgements {total, counts, rates}, unjudged_samples (distinct ones that no judgement is about, as when the
+    judge's prompt was too long; None where nothing was judged), meta_judgements (as judgements, and ties,
+    first_position_rate), tied_prompts, dropped {reason: n}, pairs {kind: n}, and by kind the mean characters of both
+    sides, margin mean and histogram {lower edge: n}. Rates and means of nothing are None.
     """
     groups, pairs = list(groups), list(pairs)
     meta = [m for g in groups for m in g["meta_judgements"]]
@@ -28,6 +29,7 @@ def accounting(groups: Iterable[Group], pairs: Iterable[Pair]) -> dict[str, Any]
     return {
         "groups": len(groups),
         "judgements": _statuses([j["status"] for g in groups for j in g["judgements"]]),
+        "unjudged_samples": sum(map(_unjudged, groups)) if any(g["judgements"] for g in groups) else None,
         "meta_judgements": {
             **_statuses([m["status"] for m in meta]),
             "ties": sum(m["status"] == "ok" and m.get("winner") == "tie" for m in meta),
@@ -52,6 +54,11 @@ def _statuses(statuses: list[Status]) -> dict[str, Any]:
         "counts": counts,
         "rates": {status: count / total if total else None for status, count in counts.items()},
     }
+
+
+def _unjudged(group: Group) -> int:
+    judged = {sample_id for j in group["judgements"] for sample_id in j["sample_ids"]}
+    return sum(s["sample_id"] not in judged for s in distinct_samples(group))
 
 
 def _tied(group: Group) -> bool:

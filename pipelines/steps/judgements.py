@@ -7,7 +7,7 @@ from actors.verdicts import as_listed, parse_pairwise, parse_score
 from pipelines.records import Group, Judgement, MetaJudgement, Sample
 from pipelines.steps.aggregate import mean
 
-STAGE_REASONS = ("prompt_too_long",)
+STAGE_REASONS = ("prompt_too_long", "unusable_text")
 
 
 def distinct_samples(group: Group) -> list[Sample]:

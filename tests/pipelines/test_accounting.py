@@ -30,6 +30,15 @@ def test_d9_everything_is_counted() -> None:
     assert json.loads(json.dumps(report)) == report
 
 
+def test_distinct_samples_without_a_judgement_are_counted() -> None:
+    texts = {"a": ("one", ["Score: 3", "mute"]), "b": ("two", []), "b'": ("two ", []), "c": ("three", ["mute"])}
+    unread = judged_group({"d": ("one", []), "e": ("two", [])}, "q")
+    compared = judged_group({"f": ("one", []), "g": ("two", []), "h": ("three", [])}, "r")
+    compared["judgements"].append(judgement("fg", "f", "Winner: A", sample_ids=["f", "g"]))
+    assert accounting([judged_group(texts), unread, compared], [])["unjudged_samples"] == 1 + 2 + 1
+    assert accounting([unread], [])["unjudged_samples"] is None  # as in a method without a judge
+
+
 def test_nothing_has_no_rates() -> None:
     report = accounting([], [])
     assert report["judgements"]["rates"]["ok"] is None
