@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import os
+import socket
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -14,18 +15,25 @@ from actors.checkpoints import cache_dir
 from cluster.processes import find_processes, stop_processes
 
 
+class DownError(RuntimeError):
+    """The cluster cannot be cleaned; the message says why and what was done all the same."""
+
+
 def live_dir() -> Path:
-    """Where drivers of this host note that they live."""
+    """Where drivers note that they live; hosts with one home folder share it."""
     return cache_dir() / "live"
 
 
 @contextlib.contextmanager
 def driver_note(run: str, address: str | None) -> Generator[None]:
     """Note this process as the driver of `run` while the block runs."""
-    me = psutil.Process()
-    file = live_dir() / f"{run}-{me.pid}.json"
+    me, host = psutil.Process(), socket.gethostname()
+    file = live_dir() / f"{run}-{host}-{me.pid}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({"run": run, "pid": me.pid, "started": me.create_time(), "address": address}))
+    note = {"run": run, "host": host, "pid": me.pid, "started": me.create_time(), "address": address}
+    draft = file.with_suffix(".draft")  # others read the folder at any time and must find whole notes
+    draft.write_text(json.dumps(note))
+    os.replace(draft, file)
     try:
         yield
     finally:
@@ -33,10 +41,15 @@ def driver_note(run: str, address: str | None) -> Generator[None]:
 
 
 def live_drivers(run: str | None = None) -> list[dict[str, Any]]:
-    """The drivers of this host that are alive, of one run or of all; notes of dead ones are removed."""
+    """The drivers of this host that are alive, of one run or of all; notes of dead ones are removed.
+
+    Notes of other hosts, and those that cannot be read, are left alone: nothing here can tell whether they still hold.
+    """
     found = []
     for file in sorted(live_dir().glob("*.json")) if live_dir().is_dir() else []:
-        note = json.loads(file.read_text())
+        note = _read_note(file)
+        if note is None or note["host"] != socket.gethostname():
+            continue
         try:
             alive = abs(psutil.Process(note["pid"]).create_time() - note["started"]) < 1
         except psutil.NoSuchProcess:
@@ -48,18 +61,40 @@ def live_drivers(run: str | None = None) -> list[dict[str, Any]]:
     return found
 
 
+def _read_note(file: Path) -> dict[str, Any] | None:
+    try:
+        note = json.loads(file.read_text())
+    except (OSError, ValueError):  # removed by its driver meanwhile, or cut short by a full disk
+        return None
+    return note if isinstance(note, dict) and {"run", "host", "pid", "started"} <= note.keys() else None
+
+
 def take_down(run: str | None, address: str | None) -> dict[str, Any]:
     """Stop the drivers (they clean up after themselves), delete what is left on `address`, stop left-over processes.
 
-    Returns the pids stopped, the Serve applications deleted, and the pids that survived even SIGKILL.
+    Returns the pids stopped, the Serve applications deleted, and the pids that survived even SIGKILL. Raises DownError
+    when the cluster cannot be reached, after everything of this host was stopped.
     """
-    drivers = [psutil.Process(note["pid"]) for note in live_drivers(run) if note["pid"] != os.getpid()]
+    drivers = []
+    for note in live_drivers(run):
+        if note["pid"] != os.getpid():
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ended by itself just now
+                drivers.append(psutil.Process(note["pid"]))
     survivors = stop_processes(drivers, grace_s=90)
     applications: list[str] = []
+    problem: Exception | None = None
     if address is not None:
-        applications = _delete_applications(run, address)
+        try:
+            applications = _delete_applications(run, address)
+        except Exception as error:  # Ray has many for an address that is wrong or gone
+            problem = error
     left = find_processes(run)
     survivors += stop_processes(left, grace_s=10)
+    if problem is not None:
+        reason = " ".join(str(problem).split())[:500] or repr(problem)
+        stopped = f"stopped {len(drivers) + len(left)} processes of this host"
+        alive = f", still alive: {[process.pid for process in survivors]}" if survivors else ""
+        raise DownError(f"nothing deleted on the cluster at {address}: {reason}; {stopped}{alive}") from problem
     return {
         "drivers": [process.pid for process in drivers],
         "applications": applications,
