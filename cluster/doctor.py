@@ -27,7 +27,7 @@ from actors.checkpoints import (
     weight_files,
 )
 from cluster.processes import describe, own_processes, run_of
-from pipelines.config import RunConfig, detect_profile
+from pipelines.config import RunConfig, gpu_present, known_profile
 
 # Equal to the pins of pyproject.toml (a test compares); vLLM comes from either distribution.
 PINS = {
@@ -56,8 +56,9 @@ class Check:
     advice: str = ""
 
 
-def diagnose(config: RunConfig | None) -> list[Check]:
-    """Every check of this machine, for one run's configuration where it is given."""
+def diagnose(config: RunConfig | None, profile: str | None = None) -> list[Check]:
+    """Every check of this machine, for one run's configuration where it is given; ConfigError for a wrong profile."""
+    profile = known_profile(profile)
     models = model_names(config)
     weights_gib = {name: local_weights_gib(name) for name in models}
     checks = [check_python(sys.version_info[:2])]
@@ -72,7 +73,7 @@ def diagnose(config: RunConfig | None) -> list[Check]:
     checks.append(check_dashboard_port(DASHBOARD_PORT))
     checks.append(check_engines(own_processes()))
     checks.append(check_disk(config.runs_dir if config else "runs", needed_disk_gib(config, weights_gib)))
-    checks.append(check_gpu(config, detect_profile() == "gpu"))
+    checks.append(check_gpu(config, gpu_present(), profile))
     checks.append(check_open_files(*resource.getrlimit(resource.RLIMIT_NOFILE)))
     return checks
 
@@ -263,10 +264,10 @@ def check_disk(runs_dir: str, needed_gib: float) -> Check:
     return Check("runs folder", "fail", found, "free some space, or set runs_dir to another disk")
 
 
-def check_gpu(config: RunConfig | None, present: bool) -> Check:
+def check_gpu(config: RunConfig | None, present: bool, profile: str) -> Check:
     seen = "an NVIDIA GPU" if present else "no GPU"
     if config is None:
-        return Check("GPU", "ok", f"{seen}: profile {'gpu' if present else 'cpu'}")
+        return Check("GPU", "ok", f"{seen}: profile {profile}")
     wanted = config.training.num_gpus > 0 or any(config.models[name].num_gpus for name in config.roles.values())
     if wanted and not present:
         if config.address:

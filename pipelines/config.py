@@ -7,7 +7,10 @@ YAML file, and `key=value` words from the command line. Unknown keys fail and na
 import difflib
 import os
 import re
+import shutil
+import subprocess
 import typing
+from collections.abc import Collection
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal
@@ -75,6 +78,7 @@ class TrainingConfig(Strict):
     num_gpus: float = Field(0.0, ge=0, description="GPUs a train worker reserves; 0 trains on CPU")
     threads: PositiveInt | None = Field(None, description="CPU only: threads of one train worker")
     max_failures: int = Field(2, ge=0, description="restarts of the training after a worker died")
+    start_timeout_s: float = Field(600, gt=0, description="how long train workers may wait for their resources")
     timeout_s: float = Field(86_400, gt=0)
 
 
@@ -177,9 +181,66 @@ PROFILES: dict[str, dict[str, Any]] = {
 DEFAULT_ROLES = {"policy": "actor", "judge": "actor", "meta_judge": "actor", "reference": "reference"}
 
 
+NVIDIA_DEVICE = Path("/dev/nvidiactl")
+
+
 def detect_profile() -> str:
-    """`gpu` where an NVIDIA device is visible, else `cpu`."""
-    return "gpu" if os.path.exists("/dev/nvidiactl") else "cpu"
+    """APPELLATE_PROFILE when set, else `gpu` where an NVIDIA GPU answers; the rule of requirements/install.py."""
+    named = os.environ.get("APPELLATE_PROFILE")
+    if not named:
+        return "gpu" if gpu_present() else "cpu"
+    if named not in PROFILES:
+        raise ConfigError(f"APPELLATE_PROFILE={named}: valid are {', '.join(PROFILES)}")
+    return named
+
+
+def gpu_present() -> bool:
+    """Whether this machine has an NVIDIA GPU; nvidia-smi is asked only where the device file is missing."""
+    if NVIDIA_DEVICE.exists():
+        return True
+    if shutil.which("nvidia-smi") is None:
+        return False
+    try:
+        answer = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return answer.returncode == 0 and "GPU" in answer.stdout
+
+
+def known_profile(profile: str | None) -> str:
+    """`profile`, or the one of this machine when not given; raises ConfigError for an unknown one."""
+    profile = profile or detect_profile()
+    if profile not in PROFILES:
+        raise ConfigError(f"profile: {profile!r} is unknown, valid are {', '.join(PROFILES)}")
+    return profile
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def absolute_paths(config: RunConfig) -> RunConfig:
+    """The configuration with local paths made absolute, so that it means the same from every directory.
+
+    Names that are no file or folder here (hub names, aliases, URIs) stay as they are.
+    """
+    from actors.checkpoints import ALIASES
+
+    def local(name: str, taken: Collection[str] = ()) -> str:
+        try:
+            found = "://" not in name and name not in taken and Path(name).expanduser().exists()
+        except (OSError, ValueError, RuntimeError):  # too long, a NUL, or an unknown ~user: whoever opens it says so
+            return name
+        return _absolute(name) if found else name
+
+    models = {
+        key: model.model_copy(update={"path": local(model.path, ALIASES) if model.path else model.path})
+        for key, model in config.models.items()
+    }
+    return config.model_copy(update={
+        "prompts": local(config.prompts), "model": local(config.model, ALIASES), "models": models,
+        "runs_dir": config.runs_dir if "://" in config.runs_dir else _absolute(config.runs_dir),
+    })
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -290,9 +351,7 @@ def from_layers(recipe_name: str, layers: list[dict[str, Any]], profile: str | N
     from pipelines.recipes import get_recipe
 
     recipe = get_recipe(recipe_name)
-    profile = profile or detect_profile()
-    if profile not in PROFILES:
-        raise ConfigError(f"profile: {profile!r} is unknown, valid are {', '.join(PROFILES)}")
+    profile = known_profile(profile)
     merged: dict[str, Any] = {
         "recipe": recipe.name,
         "iterations": recipe.iterations,

@@ -12,7 +12,7 @@ import pytest
 
 from cluster import doctor
 from cluster.doctor import PINS, Check, diagnose
-from pipelines.config import ModelConfig, RunConfig, ServeConfig, TrainingConfig
+from pipelines.config import ConfigError, ModelConfig, RunConfig, ServeConfig, TrainingConfig
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ModelConfig(engine="transformers")
@@ -181,9 +181,19 @@ def test_gpu_against_configuration():
     cpu, gpu = make_config(), make_config(training=TrainingConfig(num_gpus=1))
     expected = [(cpu, False, "ok"), (cpu, True, "warn"), (gpu, True, "ok"), (gpu, False, "fail")]
     for config, present, status in expected:
-        assert doctor.check_gpu(config, present).status == status
-    assert doctor.check_gpu(make_config(training=TrainingConfig(num_gpus=1), address="auto"), False).status == "ok"
-    assert doctor.check_gpu(None, False).status == "ok"
+        assert doctor.check_gpu(config, present, "cpu").status == status
+    far = make_config(training=TrainingConfig(num_gpus=1), address="auto")
+    assert doctor.check_gpu(far, False, "gpu").status == "ok"
+    assert doctor.check_gpu(None, True, "cpu") == Check("GPU", "ok", "an NVIDIA GPU: profile cpu")
+
+
+def test_the_profile_is_the_named_one_and_the_device_the_seen_one(monkeypatch):
+    monkeypatch.setattr(doctor, "gpu_present", lambda: True)
+    monkeypatch.setenv("APPELLATE_PROFILE", "cpu")
+    assert by_name(diagnose(None))["GPU"].found == "an NVIDIA GPU: profile cpu"
+    assert by_name(diagnose(None, "gpu"))["GPU"].found == "an NVIDIA GPU: profile gpu"
+    with pytest.raises(ConfigError, match="profile: 'foo' is unknown"):
+        diagnose(None, "foo")
 
 
 def test_open_files():

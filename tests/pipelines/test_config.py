@@ -1,8 +1,11 @@
 """How a run is resolved from its layers, and what people are told when a key or value is wrong."""
 
+import os
 import re
+import runpy
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +14,8 @@ from pydantic import Field
 
 from pipelines import config, recipes
 from pipelines.config import ConfigError, Sampling, Strict, nearest_key, parse_assignment, resolve
+
+ROOT = Path(__file__).parents[2]
 
 
 class Settings(Strict):
@@ -188,3 +193,57 @@ def test_configuration_and_records_load_no_framework():
 def test_what_could_only_fail_after_sampling_fails_at_once(word, says):
     with pytest.raises(ConfigError, match=re.escape(says)):
         resolve("meta_rewarding", ["prompts=p.jsonl", word], "cpu")
+
+
+@pytest.mark.parametrize("device", [True, False])
+@pytest.mark.parametrize("answer", ["echo 'GPU 0: H100'", "echo", "echo GPU; exit 9", None])
+@pytest.mark.parametrize("named", ["gpu", "cpu", "", None, "tpu"])
+def test_a_run_takes_the_profile_that_was_installed(monkeypatch, tmp_path, device, answer, named):
+    install = runpy.run_path(str(ROOT / "requirements" / "install.py"), run_name="loaded")
+    file = tmp_path / "nvidiactl"
+    if device:
+        file.touch()
+    if answer:
+        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{answer}\n")
+        (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(config, "NVIDIA_DEVICE", file)
+    monkeypatch.delenv("APPELLATE_PROFILE", raising=False)
+    if named is not None:
+        monkeypatch.setenv("APPELLATE_PROFILE", named)
+    if named == "tpu":
+        with pytest.raises(install["InstallError"], match="APPELLATE_PROFILE=tpu: valid are cpu"):
+            install["choose_profile"](dict(os.environ), file)
+        with pytest.raises(ConfigError, match="APPELLATE_PROFILE=tpu: valid are cpu"):
+            config.detect_profile()
+    else:
+        assert config.detect_profile() == install["choose_profile"](dict(os.environ), file)
+
+
+def test_nvidia_smi_is_not_asked_where_the_device_tells(monkeypatch, tmp_path):
+    def asked(*args, **options):
+        raise AssertionError
+
+    monkeypatch.setattr(config.subprocess, "run", asked)
+    monkeypatch.setattr(config, "NVIDIA_DEVICE", tmp_path)
+    assert config.gpu_present()
+    monkeypatch.setattr(config, "NVIDIA_DEVICE", tmp_path / "none")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not config.gpu_present()
+
+
+def test_local_paths_become_absolute_and_names_stay(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine", "smollm2-135m-instruct", "teacher"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "p.jsonl").touch()
+    words = ["prompts=p.jsonl", "model=mine", "models.t.path=teacher", "roles.judge=t"]
+    run = config.absolute_paths(resolve("paper", words, "cpu"))
+    assert (run.prompts, run.model) == (f"{tmp_path}/p.jsonl", f"{tmp_path}/mine")
+    assert (run.models["t"].path, run.models["actor"].path) == (f"{tmp_path}/teacher", None)
+    assert run.runs_dir == f"{tmp_path}/runs"
+    words = ["prompts=org/data", "models.t.path=org/model", "roles.judge=t", "runs_dir=s3://bucket/runs"]
+    run = config.absolute_paths(resolve("paper", words, "cpu"))
+    assert (run.prompts, run.model, run.runs_dir) == ("org/data", "smollm2-135m-instruct", "s3://bucket/runs")
+    assert run.models["t"].path == "org/model"
+    assert config.absolute_paths(resolve("paper", ["prompts=" + "x" * 9999], "cpu")).prompts == "x" * 9999
