@@ -16,6 +16,8 @@ class ChatFormatError(ValueError):
     """The model's chat template cannot be used safely; the message says why."""
 
 
+# Some templates (Llama 3) write today's date; a run that lasts past midnight must render the same prompt again.
+TEMPLATE_DATE = "26 Jul 2024"
 _MARK = "\ue000{}\ue001"  # private-use characters: no template produces them
 _MARKS = re.compile("\ue000(\\d+)\ue001")
 
@@ -97,7 +99,9 @@ class ChatFormat:
                 )
 
     def _template(self, messages: list[Message]) -> str:
-        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return self.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, date_string=TEMPLATE_DATE
+        )
 
     def _own_ids(self, messages: list[Message]) -> list[int]:
         return list(self.tokenizer(self._template(messages), add_special_tokens=False)["input_ids"])

@@ -1,7 +1,7 @@
 """Checkpoints on disk: names become folders, folders are checked, tensors are listed with their checksums.
 
 A checkpoint is a folder in Hugging Face format (config.json, tokenizer, chat template, *.safetensors). Nothing here
-imports torch or transformers, except the one function that makes the bundled model.
+imports torch or transformers, except the functions that make the bundled model and bfloat16 copies.
 """
 
 import contextlib
@@ -294,3 +294,28 @@ def _read_json(file: Path) -> dict:
     if not isinstance(value, dict):
         raise CheckpointError(f"{file}: not a JSON object")
     return value
+
+
+def as_trained(folder: str) -> str:
+    """A folder whose tensors have the names and dtype that training writes, made once in the cache where need be.
+
+    Updates replace tensor by tensor, so the start model must already look like its successors: bfloat16, and tied
+    tensors stored once.
+    """
+    source = Path(folder)
+    manifest = read_manifest(source)
+    tied = _read_json(source / "config.json").get("tie_word_embeddings") and "lm_head.weight" in manifest
+    if not tied and all(info.dtype == "BF16" for info in manifest.values()):
+        return folder
+    final = cache_dir() / f"{source.name}-bf16-{checkpoint_bytes_hash(source)[:10]}"
+    if not final.is_dir():
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16, local_files_only=True)
+        partial = final.with_name(f"{final.name}.{os.getpid()}.partial")
+        _save_plain(model, AutoTokenizer.from_pretrained(source, local_files_only=True), partial)
+        with contextlib.suppress(OSError):  # somebody else made it meanwhile
+            os.replace(partial, final)
+        shutil.rmtree(partial, ignore_errors=True)
+    return str(final)

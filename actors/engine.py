@@ -10,6 +10,10 @@ class EngineError(RuntimeError):
     """The engine cannot do what was asked; the message says what and why."""
 
 
+class UnsupportedRequest(ValueError):
+    """The engine works but has no such feature; the message names it. Asking again does not help."""
+
+
 class WeightError(EngineError):
     """A weight version cannot be prepared or loaded; the message names tensor and version."""
 

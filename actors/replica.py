@@ -2,17 +2,19 @@
 
 import asyncio
 import dataclasses
+import logging
 import os
 from typing import Any
 
 from ray import serve
-from ray.exceptions import RayActorError
+from ray.exceptions import ActorDiedError
 
 from actors.engine import Completion, Engine, EngineError, Request
 from actors.registry import application_name, find_registry
 from actors.weights import WeightSource, fetch_checked, remove_copy
 from pipelines.config import ModelConfig
 
+logger = logging.getLogger("ray.serve")
 LEASE_PERIOD_S = 2.0
 ABORT_TIMEOUT_S = 120.0
 
@@ -190,8 +192,10 @@ class ModelReplica:
         await self._engine.check_health()
 
     async def close(self) -> None:
-        """End the engine."""
+        """End the engine and remove what was copied to this host for it."""
         await self._engine.shutdown()
+        self._discard()
+        remove_copy(self._source, self._folder)
 
 
 @serve.deployment
@@ -216,10 +220,10 @@ class ModelDeployment(ModelReplica):
                 source = await asyncio.wait_for(_current(self._registry, self._model), 60)
                 if source.version != self._source.version:
                     await self.follow(source)
-            except RayActorError:
+            except ActorDiedError:
                 break  # the driver is gone
-            except TimeoutError:
-                continue  # slow is not dead
+            except Exception as error:  # slow or out of reach for a moment is not dead, and the watch must go on
+                logger.warning("lease of run %s: %r", self._run, error)
         await self.close()
         prefix = application_name(self._run, "")
         await asyncio.to_thread(delete_applications, prefix)

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from actors.checkpoints import weight_files
-from actors.engine import Completion, EngineError, Request, WeightError
+from actors.engine import Completion, EngineError, Request, UnsupportedRequest, WeightError
 from pipelines.config import ModelConfig
 
 
@@ -49,7 +49,7 @@ class TorchEngine:
     async def generate(self, request: Request) -> list[Completion]:
         """`request.n` completions; sample i depends on seed + i alone."""
         if request.structured:
-            raise EngineError("the transformers engine has no structured outputs; use engine=vllm")
+            raise UnsupportedRequest("the transformers engine has no structured outputs; use engine=vllm")
         self._running.add(request.request_id)
         try:
             return await self._run(self._generate, request)

@@ -5,6 +5,7 @@
 open with the new version, or, if any failed, all go back to the old one. No reply is ever made by two versions.
 """
 
+import os
 import shutil
 import tempfile
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import ray
 
 from actors.checkpoints import TensorInfo, compare_manifests, read_manifest, weight_files
@@ -57,6 +59,17 @@ class CheckpointTransport(Transport):
         return source.folder
 
 
+COPY_PREFIX = "appellate-weights-"
+
+
+def sweep_copies(folder: str = "/dev/shm") -> None:
+    """Remove fetched copies whose process was killed before it could."""
+    for copy in Path(folder).glob(f"{COPY_PREFIX}*"):
+        pid = copy.name.removeprefix(COPY_PREFIX).split("-")[0]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(copy, ignore_errors=True)
+
+
 class ObjectStoreTransport(Transport):
     """Shards as Ray objects: no shared storage needed, one copy a node."""
 
@@ -66,7 +79,8 @@ class ObjectStoreTransport(Transport):
 
     def fetch(self, source: WeightSource) -> str:
         memory = Path("/dev/shm")
-        folder = tempfile.mkdtemp(prefix=f"appellate-{source.version}-", dir=memory if memory.is_dir() else None)
+        prefix = f"{COPY_PREFIX}{os.getpid()}-{source.version}-"
+        folder = tempfile.mkdtemp(prefix=prefix, dir=memory if memory.is_dir() else None)
         for name, reference in source.buckets.items():
             ray.get(reference, timeout=300).tofile(Path(folder) / name)
         return folder

@@ -9,12 +9,13 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import ray
 from ray import serve
 
 from actors.pool import PoolClient, delete_pools, deploy_pool, sync_pool, wait_ready
 from actors.registry import NAMESPACE, start_registry
-from actors.weights import SyncReport, WeightSource, publish
+from actors.weights import SyncReport, WeightSource, publish, sweep_copies
 from cluster.down import driver_note
 from cluster.processes import find_processes, run_environment, stop_processes
 from pipelines.config import ModelConfig, ServeConfig, SyncConfig
@@ -33,6 +34,7 @@ class Session:
         self.run, self.models, self._sync, self._registry = run, models, sync, registry
         self.clients = {model: PoolClient(run, model) for model in models}
         self.url: str | None = None
+        self.route = "/"
 
     def start_models(self, sources: dict[str, tuple[str, str]], waiting: Callable[[list[str]], None]) -> None:
         """Start every model from its (version, folder) and wait until all answer; raises ModelUnavailable."""
@@ -41,13 +43,30 @@ class Session:
             deploy_pool(self.run, model, self.models[model])
         wait_ready(self.run, self.models, waiting)
 
-    def start_judge(self, model: str, folder: str, options: ServeConfig, num_cpus: float = 0.05) -> str:
-        """Put the judge on HTTP; returns its URL."""
+    def start_judge(self, model: str, folder: str) -> str | None:
+        """Put the judge on HTTP; returns its URL, None where a shared cluster's HTTP address is another one."""
         from serve.app import deploy_judge
 
-        deploy_judge(self.run, model, folder, self.models[model].max_model_len, num_cpus)
+        deploy_judge(self.run, model, folder, self.models[model].max_model_len, self.route)
         wait_ready(self.run, {"http": ModelConfig(start_timeout_s=120)})
-        return self.url or ""
+        with contextlib.suppress(httpx.HTTPError):
+            if self.url and httpx.get(f"{self.url}/healthz", timeout=30, trust_env=False).status_code == 200:
+                return self.url
+        self.url = None
+        return None
+
+    def check_capacity(self, cpus: float, gpus: float) -> None:
+        """Raise SessionError when the cluster has less than the run needs at once, before anything starts."""
+        there = ray.cluster_resources()
+        missing = [
+            f"{need - there.get(name, 0):g} more {name}s ({need:g} needed, {there.get(name, 0):g} there)"
+            for name, need in (("CPU", cpus), ("GPU", gpus))
+            if need > there.get(name, 0) + 1e-6
+        ]
+        if missing:
+            raise SessionError(
+                f"the cluster lacks {' and '.join(missing)}; lower replicas, num_cpus or num_gpus of models or training"
+            )
 
     def sync(self, model: str, version: str, folder: str) -> SyncReport:
         """Move the live replicas of `model` to the checkpoint in `folder`; raises SyncError, all on the old version."""
@@ -72,6 +91,7 @@ def open_session(
         logging.getLogger(name).setLevel(logging.ERROR)
     os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
     _connect(run, address)
+    mine = True
     try:
         port = http.port or (free_port(8000) if address is None else 8000)
         with driver_note(run, address), _terminate_as_interrupt():
@@ -80,11 +100,18 @@ def open_session(
                 http_options={"host": http.host, "port": port},
                 logging_config={"log_level": "WARNING"},
             )
-            session = Session(run, models, sync, start_registry(run))
-            session.url = f"http://{http.host}:{port}" if http.enabled else None
+            try:
+                registry = start_registry(run)
+            except ValueError as error:
+                mine = False
+                raise SessionError(f"run {run} is live on this cluster already; stop it: appellate down") from error
+            session = Session(run, models, sync, registry)
+            # Runs of a shared cluster share its HTTP address, so each has a path of its own.
+            session.route = "/" if address is None else f"/{run}"
+            session.url = f"http://{http.host}:{port}{session.route}".rstrip("/") if http.enabled else None
             yield session
     finally:
-        _leave(run, address)
+        _leave(run, address, mine)
 
 
 def _connect(run: str, address: str | None) -> None:
@@ -111,19 +138,21 @@ def _connect(run: str, address: str | None) -> None:
         raise SessionError(f"no Ray cluster at {address}: {error}") from error
 
 
-def _leave(run: str, address: str | None) -> None:
+def _leave(run: str, address: str | None, mine: bool) -> None:
     # A second Ctrl-C while leaving must not leave engines behind.
     with contextlib.suppress(ValueError):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with contextlib.suppress(Exception):
-            delete_pools(run)
+        if mine:
+            with contextlib.suppress(Exception):
+                delete_pools(run)
         if address is None:
             with contextlib.suppress(Exception):
                 serve.shutdown()
         ray.shutdown()
         if address is None:
             stop_processes(find_processes(run), grace_s=5)
+            sweep_copies()
     finally:
         for name in run_environment(run):
             os.environ.pop(name, None)

@@ -69,6 +69,11 @@ class Ledger:
             raise LedgerError(f"{ledger.path}: not a run directory, it has no config.yaml and manifest.json")
         return ledger
 
+    @property
+    def run_id(self) -> str:
+        """The run's name and a digest of where it lies: two runs never share it, wherever they are called alike."""
+        return f"{self.path.rstrip('/').rsplit('/', 1)[-1]}-{digest(self.path)[:6]}"
+
     def write_config(self, config: dict[str, Any]) -> None:
         """Write the resolved configuration (plain types only)."""
         self._folder.put("config.yaml", yaml.safe_dump(config, sort_keys=False).encode())  # escaped: YAML folds U+0085

@@ -13,6 +13,7 @@ import httpx
 from cluster.session import Session, open_session
 from pipelines.config import RunConfig
 from pipelines.ledger import Ledger
+from pipelines.plan import resource_plan
 from pipelines.progress import RunProgress
 from pipelines.recipes import get_recipe
 from pipelines.recipes.base import Context, Recipe, SampleStep
@@ -37,18 +38,16 @@ class Run:
     progress: RunProgress
 
     @property
-    def name(self) -> str:
-        """The run's name: the last part of its folder."""
-        return self.ledger.path.rstrip("/").rsplit("/", 1)[-1]
-
-    @property
     def recipe(self) -> Recipe:
         """The method."""
         return get_recipe(self.config.recipe)
 
     def folder(self, version: int) -> str:
-        """Checkpoint of weight version `v{version}`."""
-        return self.model_folder if version == 0 else self.ledger.checkpoint_dir(version - 1)
+        """Checkpoint of weight version `v{version}`; an iteration without pairs leaves the one before it."""
+        for iteration in reversed(range(version)):
+            if not (self.ledger.done(iteration, "train") or {}).get("skipped"):
+                return self.ledger.checkpoint_dir(iteration)
+        return self.model_folder
 
     def sources(self, version: int) -> dict[str, tuple[str, str]]:
         """Weight version and checkpoint of every model while the policy is at `v{version}`."""
@@ -71,7 +70,7 @@ class Run:
 def prepare(config: RunConfig, ledger: Ledger, progress: RunProgress) -> Run:
     """Everything that can fail is tried before any actor starts: model, prompts, chat template, prompt lengths."""
     from actors.chat import ChatFormat, ChatFormatError
-    from actors.checkpoints import resolve_model
+    from actors.checkpoints import as_trained, resolve_model
 
     if "://" in ledger.path:
         raise RunError(f"{ledger.path}: training needs a run folder that is mounted on every node; set runs_dir")
@@ -80,8 +79,12 @@ def prepare(config: RunConfig, ledger: Ledger, progress: RunProgress) -> Run:
     if found.bad_rows:
         progress.say(f"{len(found.bad_rows)} bad rows left out, listed in {ledger.path}/events.jsonl")
         ledger.event("bad_rows", rows=[str(row) for row in found.bad_rows[:1000]], count=len(found.bad_rows))
-    run = Run(config, ledger, folder, found.groups, progress)
-    chat = ChatFormat.load(folder)
+    run = Run(config, ledger, as_trained(folder), found.groups, progress)
+    chat = ChatFormat.load(run.model_folder)
+    for name, (_, other) in run.sources(0).items():
+        if other != run.model_folder:
+            progress.say(f"{name} stays on {other}")
+            ChatFormat.load(other)
     limit = config.models[config.roles["policy"]].max_model_len
     template = next(s.template for s in run.recipe.steps(config.method, 0) if isinstance(s, SampleStep))
     for row, group in enumerate(found.groups, 1):
@@ -107,7 +110,9 @@ def execute(config: RunConfig, ledger: Ledger, progress: RunProgress) -> dict[st
         run = prepare(config, ledger, progress)
         first = next((t for t in range(config.iterations) if not ledger.done(t, "train")), config.iterations)
         progress.say(f"run folder {ledger.path}")
-        with open_session(run.name, config.models, config.sync, config.serve, config.address) as session:
+        with open_session(ledger.run_id, config.models, config.sync, config.serve, config.address) as session:
+            total = resource_plan(config)["total"]
+            session.check_capacity(total["cpus"], total["gpus"])
             _start_models(run, session, first)
             for iteration in range(config.iterations):
                 if not ledger.done(iteration, "sync"):
@@ -126,8 +131,9 @@ def _start_models(run: Run, session: Session, version: int) -> None:
     progress.update(len(sources))
     if config.serve.enabled:
         judge = config.roles["judge"]
-        url = session.start_judge(judge, sources[judge][1], config.serve)
-        progress.say(f"live judge at {url}/v1/judgements")
+        url = session.start_judge(judge, sources[judge][1])
+        where = f"at {url}/v1/judgements" if url else f"below {session.route} at this cluster's HTTP address"
+        progress.say(f"live judge {where}")
     run.ledger.event("models_ready", versions={name: source[0] for name, source in sources.items()}, url=session.url)
 
 
@@ -154,9 +160,10 @@ def make_groups(run: Run, session: Session, iteration: int) -> dict[str, Any]:
     from pipelines.stream import stream_groups
 
     config, ledger, progress = run.config, run.ledger, run.progress
-    prompts = prompts_for_iteration(
-        run.prompts, iteration, config.prompts_limit, run.recipe.reuse_prompts, config.seed
-    )
+    limit = config.prompts_limit
+    if limit is None and not run.recipe.reuse_prompts:  # each iteration its own share
+        limit = max(1, len(run.prompts) // config.iterations)
+    prompts = prompts_for_iteration(run.prompts, iteration, limit, run.recipe.reuse_prompts, config.seed)
     committed = ledger.committed_prompt_ids(iteration)
     missing = [group for group in prompts if group["prompt_id"] not in committed]
     progress.stage(f"iteration {iteration}: groups", len(prompts), len(prompts) - len(missing))
@@ -164,7 +171,7 @@ def make_groups(run: Run, session: Session, iteration: int) -> dict[str, Any]:
     if missing:
         steps = run.recipe.steps(config.method, iteration)
         stream = stream_groups(
-            run.name, config, run.sources(iteration), missing, steps, run.context(iteration), ledger
+            run.ledger.run_id, config, run.sources(iteration), missing, steps, run.context(iteration), ledger
         )
         for part in stream:
             done, tokens = done + part["groups"], tokens + part["tokens"]
@@ -194,16 +201,21 @@ def make_pairs(run: Run, session: Session, iteration: int) -> dict[str, Any]:
         pairs += made
     report = accounting(selected, pairs)
     ledger.replace_groups(iteration, selected)
+    if config.roles["judge"] != config.roles["policy"]:  # another model's judgements are not the policy's to learn from
+        pairs = [pair for pair in pairs if pair["kind"] != "judge"]
     if not pairs:
-        raise RunError(f"iteration {iteration} made no pair from {len(selected)} groups: {report}")
+        progress.say(f"iteration {iteration} made no pair from {len(selected)} groups: {report['dropped']}")
+        return {"pairs": 0, "accounting": report}
     progress.stage(f"iteration {iteration}: reference", len(pairs))
-    scored_pairs = stream_pairs(run.name, config, run.sources(iteration), pairs, progress.update)
+    scored_pairs = stream_pairs(run.ledger.run_id, config, run.sources(iteration), pairs, progress.update)
     ledger.commit_pairs(iteration, scored_pairs, "all")
     return {"pairs": len(pairs), "accounting": report}
 
 
 def train_policy(run: Run, session: Session, iteration: int) -> dict[str, Any]:
-    """DPO from the weights that made the pairs; the checkpoint is the next version."""
+    """DPO from the weights that made the pairs; the checkpoint is the next version. Without pairs nothing changes."""
+    if not (run.ledger.done(iteration, "pairs") or {}).get("pairs"):
+        return {"skipped": True, "steps": 0}
     from pipelines.training.trainer import train, watch
 
     judge_before = _ask_judge(run, session, iteration)

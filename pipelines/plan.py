@@ -5,6 +5,8 @@ from typing import Any
 from pipelines.config import RunConfig
 from pipelines.recipes import get_recipe
 
+STAGE_CPUS = 0.05  # a role stage waits on models; the same for the commit stage and the HTTP replica
+
 
 def resource_plan(config: RunConfig) -> dict[str, Any]:
     """What the run needs while it samples and while it trains; CPUs and GPUs are Ray's logical ones."""
@@ -20,6 +22,8 @@ def resource_plan(config: RunConfig) -> dict[str, Any]:
             "gpus": model.replicas * model.num_gpus,
         }
     training = config.training
+    steps = recipe.steps(config.method, 0)
+    stages = STAGE_CPUS * (len(steps) + 1) + (STAGE_CPUS if config.serve.enabled else 0)
     return {
         "models": models,
         "training": {
@@ -27,9 +31,10 @@ def resource_plan(config: RunConfig) -> dict[str, Any]:
             "cpus": training.num_workers * training.num_cpus,
             "gpus": training.num_workers * training.num_gpus,
         },
-        "steps": [type(step).__name__ for step in recipe.steps(config.method, 0)],
+        "steps": [type(step).__name__ for step in steps],
         "total": {
-            "cpus": sum(m["cpus"] for m in models.values()) + training.num_workers * training.num_cpus,
+            # Stages and train workers take turns, the models stay.
+            "cpus": sum(m["cpus"] for m in models.values()) + max(stages, training.num_workers * training.num_cpus),
             "gpus": sum(m["gpus"] for m in models.values()) + training.num_workers * training.num_gpus,
         },
     }

@@ -13,11 +13,13 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import RayServeException
 
 from actors.chat import ChatFormat, ChatFormatError
+from actors.engine import UnsupportedRequest
 from actors.judge import PROTOCOLS, Judge, judgement_record
 from actors.pool import ModelUnavailable, PoolClient
 from actors.registry import application_name
 from actors.speaker import PromptTooLong, Speaker
 from pipelines.config import Sampling
+from pipelines.plan import STAGE_CPUS
 from pipelines.prompts import load
 from pipelines.records import Judgement, Sample, new_group
 from serve.models import ErrorReply, Health, JudgementReply, JudgementRequest, ModelCard, ModelList, Usage
@@ -45,6 +47,7 @@ async def _invalid(request: Request, error: RequestValidationError) -> JSONRespo
 
 
 @api.exception_handler(PromptTooLong)
+@api.exception_handler(UnsupportedRequest)
 @api.exception_handler(ChatFormatError)
 async def _unusable(request: Request, error: Exception) -> JSONResponse:
     return _error(422, str(error))
@@ -169,8 +172,8 @@ class JudgeApp:
         return [judgement_record(c, ids, order, protocol, template, uuid.uuid4().hex) for c in completions]
 
 
-def deploy_judge(run: str, model: str, folder: str, max_model_len: int, num_cpus: float) -> None:
-    """Start the HTTP application of `run`; returns at once."""
-    application = JudgeApp.options(ray_actor_options={"num_cpus": num_cpus}).bind(run, model, folder, max_model_len)
-    target = serve.RunTarget(application, name=application_name(run, "http"), route_prefix="/")
+def deploy_judge(run: str, model: str, folder: str, max_model_len: int, route: str) -> None:
+    """Start the HTTP application of `run` below the path `route`; returns at once."""
+    application = JudgeApp.options(ray_actor_options={"num_cpus": STAGE_CPUS}).bind(run, model, folder, max_model_len)
+    target = serve.RunTarget(application, name=application_name(run, "http"), route_prefix=route)
     serve.run_many([target], wait_for_applications_running=False)

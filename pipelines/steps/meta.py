@@ -4,7 +4,7 @@ The streaming stage asks for exactly the pairs that selection later reads; both 
 """
 
 from pipelines.recipes.base import Context
-from pipelines.records import Group, Judgement
+from pipelines.records import Group, Judgement, MetaJudgement
 from pipelines.steps.aggregate import Battle, battle_matrix, elo
 from pipelines.steps.judgements import scored_judgements, values
 from pipelines.steps.select import max_variance
@@ -33,28 +33,36 @@ def meta_judge_pairs(group: Group, context: Context) -> list[tuple[Judgement, Ju
 
 def battles(group: Group) -> list[Battle]:
     """The readable comparisons of two readable judgements of one response, as first shown against second shown."""
-    judged = {j["judgement_id"]: i for i, judged in scored_judgements(group).items() for j in judged}
     found = []
-    for meta in group["meta_judgements"]:
-        a, b, winner = meta["judgement_a"], meta["judgement_b"], meta.get("winner")
-        if meta["status"] != "ok" or a == b or a not in judged or judged[a] != judged.get(b):
+    for _, meta in _compared(group):
+        if meta["status"] != "ok":
             continue
-        result = {"A": 1, "B": -1}.get(winner or "tie", 0)
+        a, b = meta["judgement_a"], meta["judgement_b"]
+        result = {"A": 1, "B": -1}.get(meta.get("winner") or "tie", 0)
         found.append(Battle(b, a, -result) if meta["order"] else Battle(a, b, result))
     return found
 
 
 def judgement_elo(group: Group, weights: tuple[float, float], context: Context) -> dict[str, float]:
-    """Elo of every readable judgement of the selected response, by judgement id; empty without any battle.
+    """Elo of every readable judgement of the selected response, by judgement id; empty without any battle of it.
 
     Recorded comparisons decide which responses qualify, so that records made elsewhere, with other ties, can be read.
+    Unreadable ones count here too: what the meta-judge failed to say must not move the choice to another response.
     """
-    fought = battles(group)
-    met = {item for battle in fought for item in (battle.first, battle.second)}
-    judged = scored_judgements(group)
-    among = {i for i, js in judged.items() if any(j["judgement_id"] in met for j in js)}
-    selected = meta_judged_sample(group, context, among)
+    selected = meta_judged_sample(group, context, {sample_id for sample_id, _ in _compared(group)})
     if selected is None:
         return {}
-    items = sorted(j["judgement_id"] for j in judged[selected])
-    return dict(zip(items, elo(battle_matrix(items, fought, weights)), strict=True))
+    items = sorted(j["judgement_id"] for j in scored_judgements(group)[selected])
+    fought = [battle for battle in battles(group) if battle.first in items]
+    return dict(zip(items, elo(battle_matrix(items, fought, weights)), strict=True)) if fought else {}
+
+
+def _compared(group: Group) -> list[tuple[str, MetaJudgement]]:
+    """The recorded comparisons, readable or not, of two readable judgements of one response, with the response's id."""
+    judged = {j["judgement_id"]: i for i, judged in scored_judgements(group).items() for j in judged}
+    found = []
+    for meta in group["meta_judgements"]:
+        a, b = meta["judgement_a"], meta["judgement_b"]
+        if a != b and a in judged and judged[a] == judged.get(b):
+            found.append((judged[a], meta))
+    return found

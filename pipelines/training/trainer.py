@@ -2,19 +2,22 @@
 
 import contextlib
 import threading
-from collections.abc import Generator
+import time
+from collections.abc import Callable, Generator
 from typing import Any
 
-from pipelines.config import RunConfig
+from pipelines.config import RunConfig, TrainingConfig
 from pipelines.ledger import Ledger
 from pipelines.progress import RunProgress
+from pipelines.training.errors import TrainingError
 
 
 def train(config: RunConfig, ledger: Ledger, iteration: int, version: str, model_folder: str) -> dict[str, Any]:
-    """Train on the iteration's pairs from weights `version` in `model_folder`; returns first and last step's metrics.
+    """Train on the iteration's pairs from weights `version` in `model_folder`; returns `training_summary`.
 
     The new checkpoint is in `ledger.checkpoint_dir(iteration)`. A worker group that loses a worker starts again from
-    `model_folder` with the same batches, up to `training.max_failures` times.
+    `model_folder` with the same batches, up to `training.max_failures` times. Raises TrainingError with the workers'
+    own message, or when they do not start within `training.start_timeout_s` or end within `training.timeout_s`.
     """
     import ray.train
     import ray.train.torch
@@ -42,11 +45,40 @@ def train(config: RunConfig, ledger: Ledger, iteration: int, version: str, model
         run_config=api.RunConfig(
             name=f"iteration-{iteration:04d}",
             storage_path=f"{ledger.path}/train",
-            failure_config=api.FailureConfig(max_failures=settings.max_failures),
+            failure_config=api.FailureConfig(max_failures=settings.max_failures, controller_failure_limit=3),
         ),
     )
-    trainer.fit()
+    before = len(ledger.read_metrics(iteration))
+    _fit(trainer, settings, lambda: ledger.read_metrics(iteration)[before:])
     return training_summary(ledger, iteration)
+
+
+def _fit(trainer: Any, settings: TrainingConfig, records: Callable[[], list[dict[str, Any]]]) -> None:
+    """`trainer.fit()` with deadlines, on a thread of its own: in the main thread Ray Train would take over Ctrl-C."""
+    outcome: list[BaseException | None] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+            outcome.append(None)
+        except BaseException as error:
+            outcome.append(error)
+
+    threading.Thread(target=fit, name="train", daemon=True).start()
+    begun, started = time.monotonic(), False
+    while not outcome:
+        time.sleep(0.5)
+        elapsed = time.monotonic() - begun
+        started = started or bool(records())
+        if not started and elapsed > settings.start_timeout_s:
+            raise TrainingError(f"the train workers did not start within {settings.start_timeout_s:.0f} s")
+        if elapsed > settings.start_timeout_s + settings.timeout_s:
+            raise TrainingError(f"not done after training.timeout_s={settings.timeout_s:.0f}")
+    failures = [record["message"] for record in records() if record.get("event") == "error"]
+    if failures:
+        raise TrainingError(failures[-1])
+    if outcome[0] is not None:
+        raise outcome[0]
 
 
 def training_summary(ledger: Ledger, iteration: int) -> dict[str, Any]:

@@ -19,15 +19,12 @@ from torch import Tensor, nn
 
 from pipelines.config import TrainingConfig
 from pipelines.ledger import Ledger
+from pipelines.training.errors import TrainingError
 from pipelines.training.logprobs import response_logprobs
 from pipelines.training.losses import weighted_pair_loss
 
 LN2 = math.log(2.0)
 MAX_BAD_STEPS = 3
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message names the pairs or the cause."""
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> list[int]:
@@ -177,7 +174,18 @@ def _gather(value: Any) -> list[Any]:
 
 
 def train_loop(settings: dict[str, Any]) -> None:
-    """What each Ray Train worker runs. `settings`: config, model (folder), version, ledger, iteration, seed."""
+    """What each Ray Train worker runs. `settings`: config, model (folder), version, ledger, iteration, seed.
+
+    A TrainingError would come again after a restart, so it goes to the driver through the run folder and ends the loop
+    without a failure that Ray Train retries; every worker meets it at the same step.
+    """
+    try:
+        _train(settings)
+    except TrainingError as error:
+        settings["ledger"].append_metrics(settings["iteration"], {"event": "error", "message": str(error)})
+
+
+def _train(settings: dict[str, Any]) -> None:
     import ray.train
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -199,17 +207,18 @@ def train_loop(settings: dict[str, Any]) -> None:
     first = trainer.check_reference(own[:4]) if own else None
     if rank == 0:
         ledger.append_metrics(iteration, {"event": "start", "steps": len(plan), "reference_check": first})
-    started = time.monotonic()
+    skipped = 0.0
     for number, batch in enumerate(plan):
-        if time.monotonic() - started > config.timeout_s:
-            raise TrainingError(f"not done after timeout_s={config.timeout_s:.0f} at step {number} of {len(plan)}")
         clock = time.monotonic()
         metrics = trainer.step([pairs[i] for i in batch[rank::world]], len(batch))
         seconds = time.monotonic() - clock
         metrics |= {"step": number, "seconds": seconds, "tokens_per_s": metrics["tokens"] / seconds}
+        skipped += metrics["skipped"]
         if rank == 0:
             ledger.append_metrics(iteration, metrics)
         ray.train.report({k: v for k, v in metrics.items() if not isinstance(v, str)})
+    if skipped == len(plan):
+        raise TrainingError(f"none of the {len(plan)} steps was finite; pairs: {metrics.get('bad_pair_ids')}")
     if rank == 0:
         tokenizer = AutoTokenizer.from_pretrained(settings["model"], local_files_only=True)
         save_checkpoint(model, tokenizer, ledger.checkpoint_dir(iteration))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from actors.engine import EngineError, Request, WeightError
+from actors.engine import EngineError, Request, UnsupportedRequest, WeightError
 from actors.torch_engine import TorchEngine
 from pipelines.config import ModelConfig
 
@@ -111,7 +111,7 @@ async def test_an_aborted_reply_says_so_and_an_unknown_id_is_ignored(tiny):
 
 
 async def test_structured_replies_are_refused(tiny):
-    with pytest.raises(EngineError, match="no structured outputs; use engine=vllm"):
+    with pytest.raises(UnsupportedRequest, match="no structured outputs; use engine=vllm"):
         await tiny.generate(request(structured={"choice": ["A", "B"]}))
 
 

@@ -1,24 +1,35 @@
-"""IRPO on arithmetic with gold answers: two iterations, engines updated live between them."""
+"""IRPO on arithmetic with gold answers: two iterations, engines updated live between them, Ctrl-C on the way."""
 
 import json
+import os
+import signal
 
 import pytest
 
 from pipelines.ledger import Ledger
-from tests.e2e.commands import SMALL, left_behind, run_cli
+from tests.e2e.commands import SMALL, left_behind, run_cli, start_cli, wait_for
 
 pytestmark = pytest.mark.slow
 
 
-def test_two_iterations_with_live_updates_between(tmp_path) -> None:
-    result = run_cli(
+def test_two_iterations_with_live_updates_between_and_ctrl_c_in_the_second(tmp_path) -> None:
+    log = tmp_path / "log"
+    process = start_cli(
         "run", "irpo", "prompts=examples/arithmetic.jsonl", "prompts_limit=6", "iterations=2", "name=irpo",
         f"runs_dir={tmp_path}", *SMALL, "method.samples={n: 4, max_tokens: 40}", "method.pairs_per_prompt=2",
-        "training.learning_rate=1e-5", "sync.transport=object_store", "--json",
+        "training.learning_rate=1e-5", "sync.transport=object_store", log=log,
     )
+    marks = tmp_path / "irpo" / "iterations" / "0001" / "done"
+    wait_for(lambda: (marks / "groups.json").exists(), 400, "the second iteration's groups", process)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=120) == 1
+    assert "stopped; go on with: appellate resume" in log.read_text()
+    ledger = Ledger.open(str(tmp_path / "irpo"))
+    assert left_behind(ledger.run_id) == []
+
+    result = run_cli("resume", str(tmp_path / "irpo"), "--json")
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     summary = json.loads(result.stdout)
-    ledger = Ledger.open(str(tmp_path / "irpo"))
     for iteration, item in enumerate(summary["iterations"]):
         groups = list(ledger.iter_groups(iteration))
         assert len(groups) == 6
@@ -31,4 +42,4 @@ def test_two_iterations_with_live_updates_between(tmp_path) -> None:
         assert item["sync"]["judge_after"]["weight_version"] == f"v{iteration + 1}"
     first, second = (list(ledger.iter_groups(i)) for i in (0, 1))
     assert {g["prompt_id"] for g in first} == {g["prompt_id"] for g in second}  # the same prompts every round
-    assert left_behind("irpo") == []
+    assert left_behind(ledger.run_id) == []

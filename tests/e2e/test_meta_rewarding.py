@@ -24,7 +24,7 @@ def killed_and_resumed(tmp_path_factory: pytest.TempPathFactory) -> dict:
         "run", "meta_rewarding", "prompts=examples/prompts.jsonl", f"prompts_limit={GROUPS}", "iterations=1",
         "name=killed", f"runs_dir={folder}", *SMALL, "stream.groups_in_flight=2", "method.structured=true",
         "method.samples={n: 3, top_p: 1.0, max_tokens: 40}", "method.judgements={n: 3, top_p: 1.0, max_tokens: 56}",
-        "method.meta_judgements={n: 1, top_p: 1.0, max_tokens: 48}",
+        "method.meta_judgements={n: 3, top_p: 1.0, max_tokens: 40}",
     ]
     process = start_cli(*words, log=folder / "run.log")
     parts = run / "iterations" / "0000" / "groups"
@@ -32,9 +32,10 @@ def killed_and_resumed(tmp_path_factory: pytest.TempPathFactory) -> dict:
     os.kill(process.pid, signal.SIGKILL)
     process.wait(timeout=30)
     committed = {g["prompt_id"]: g for g in Ledger.open(str(run)).iter_groups(0)}
+    run_id = Ledger.open(str(run)).run_id
     # Ray's own agents (they hold no model) take a minute or two to notice; the resumed run sweeps them away.
     wait_for(
-        lambda: not [line for line in left_behind("killed") if "Agent" not in line], 60, "actors and engines to end"
+        lambda: not [line for line in left_behind(run_id) if "Agent" not in line], 60, "actors and engines to end"
     )
     resumed = run_cli("resume", str(run), "--json")
     assert resumed.returncode == 0, resumed.stdout[-3000:] + resumed.stderr[-3000:]
@@ -70,7 +71,7 @@ def test_run_folder_is_complete(killed_and_resumed: dict) -> None:
     for name in ("config.yaml", "manifest.json", "events.jsonl", "finished.json", "iterations/0000/metrics.jsonl"):
         assert (run / name).stat().st_size > 0, name
     pairs = Ledger.open(str(run)).read_pairs(0).to_pylist()
-    assert {pair["kind"] for pair in pairs} >= {"actor"}
+    assert {pair["kind"] for pair in pairs} == {"actor", "judge"}
     for pair in pairs:
         assert pair["ref_version"] == "v0"
         assert pair["chosen_ids"] and pair["rejected_ids"] and pair["prompt_ids"]
@@ -118,4 +119,4 @@ def test_replay_gives_the_run_s_pairs(killed_and_resumed: dict, tmp_path: Path) 
 
 
 def test_nothing_is_left_behind(killed_and_resumed: dict) -> None:
-    assert left_behind("killed") == []
+    assert left_behind(Ledger.open(str(killed_and_resumed["run"])).run_id) == []

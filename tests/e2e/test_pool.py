@@ -50,7 +50,8 @@ def test_pool_of_two(tiny_model: str, tmp_path: Path) -> None:
         report = session.sync("m", "v1", good)
         assert report.replicas == 2
         assert client.versions() == ["v1", "v1"]
-        assert not list(Path("/dev/shm").glob("appellate-v0-*")), "fetched copies of old versions are removed"
+        assert len(list(Path("/dev/shm").glob("appellate-weights-*-v1-*"))) == 2
+        assert not list(Path("/dev/shm").glob("appellate-weights-*-v0-*")), "copies of old versions are removed"
 
         with pytest.raises(SyncError, match=r"m@v2.*model\.norm\.weight: missing"):
             session.sync("m", "v2", unfit)
@@ -73,3 +74,4 @@ def test_pool_of_two(tiny_model: str, tmp_path: Path) -> None:
         with pytest.raises(ModelUnavailable, match="v9"):
             asyncio.run(PoolClient("pooltest", "m", unavailable_timeout_s=2).generate(request, "v9"))
     assert left_behind("pooltest") == []
+    assert not list(Path("/dev/shm").glob("appellate-weights-*"))

@@ -136,7 +136,7 @@ def test_a_finished_run_is_not_prepared_again(tmp_path, monkeypatch):
 
 def test_versions_and_folders(make_run, tiny_model):
     run = make_run()
-    assert run.name == run.ledger.path.rsplit("/", 1)[1]
+    assert run.ledger.run_id.startswith(run.ledger.path.rsplit("/", 1)[1] + "-")
     assert run.folder(0) == tiny_model
     assert run.folder(1) == run.ledger.checkpoint_dir(0)
     assert run.folder(3) == run.ledger.checkpoint_dir(2)
@@ -264,11 +264,17 @@ def test_pairs_are_selected_scored_and_committed_and_the_groups_filled(make_run,
     assert (run.ledger.path, run.ledger.read_pairs(0).to_pylist()) == first
 
 
-def test_an_iteration_without_a_pair_says_why(make_run):
+def test_an_iteration_without_a_pair_says_why_and_keeps_its_weights(make_run):
     run = make_run()
     run.ledger.commit_groups(0, run.prompts)
-    with pytest.raises(RunError, match=r"iteration 0 made no pair from 2 groups: .*'too_few_samples': 2"):
-        loop.make_pairs(run, cast(Any, None), 0)
+    info = loop.make_pairs(run, cast(Any, None), 0)
+    assert info["pairs"] == 0
+    assert info["accounting"]["dropped"] == {"too_few_samples": 2}
+    run.ledger.mark(0, "pairs", info)
+    assert loop.train_policy(run, cast(Any, None), 0) == {"skipped": True, "steps": 0}
+    run.ledger.mark(0, "train", {"skipped": True, "steps": 0})
+    assert run.folder(1) == run.model_folder
+    assert run.folder(2) == run.ledger.checkpoint_dir(1)
 
 
 # ---- the live judge in the summary
