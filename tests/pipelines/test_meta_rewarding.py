@@ -289,6 +289,18 @@ def test_elo_is_of_the_selected_response_that_was_compared() -> None:
     assert set(judgement_elo(read, (0.5, 0.5), CONTEXT)) == {"calm-j0", "calm-j1"}
 
 
+def test_d3_unreadable_comparisons_move_the_judge_pair_to_no_other_response() -> None:
+    texts = {"calm": ("one", ["a\nScore: 3", "b\nScore: 4"]), "wild": ("two", ["c\nScore: 0", "d\nScore: 5"])}
+    calm = [meta("calm-j0", "calm-j1", 0, "Winner: A"), meta("calm-j0", "calm-j1", 1, "Winner: B")]
+    wild = [meta("wild-j0", "wild-j1", 0, "Winner: B"), meta("wild-j0", "wild-j1", 1, "Winner: A")]
+    (read,), pairs = run_recipe("meta_rewarding", [judged_group(texts, meta_judgements=calm + wild)])
+    assert [p["chosen_from"] for p in pairs if p["kind"] == "judge"] == ["wild-j1"]
+    mute = [{**m, "text": "no verdict"} for m in wild]
+    (read,), pairs = run_recipe("meta_rewarding", [judged_group(texts, meta_judgements=calm + mute)])
+    assert [p["kind"] for p in pairs] == ["actor"]
+    assert judgement_elo(read, (0.5, 0.5), CONTEXT) == {}
+
+
 def test_a_transformers_judge_has_no_structured_outputs():
     words = ["prompts=p.jsonl", "models.actor.engine=transformers", "method.structured=true"]
     with pytest.raises(ConfigError, match=r"method\.structured: needs judges on engine=vllm"):
