@@ -1,6 +1,7 @@
 """The command line. Each verb is a few lines over the packages."""
 
 import json
+import shutil
 import sys
 import traceback
 from pathlib import Path
@@ -32,6 +33,12 @@ def _fail(message: str, code: int, as_json: bool) -> typer.Exit:
     return typer.Exit(code)
 
 
+def _one_line(error: Exception, limit: int = 2000) -> str:
+    """Kind and message; of a long message the end, where Ray and vLLM put the cause."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text if len(text) <= limit else '...' + text[-limit:]}"
+
+
 def _print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
@@ -45,7 +52,7 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run a recipe: sample, judge, select, train, update the live models; as many iterations as asked."""
-    from pipelines.config import ConfigError, dump, resolve
+    from pipelines.config import ConfigError, absolute_paths, dump, resolve
     from pipelines.plan import resource_plan
 
     try:
@@ -64,56 +71,101 @@ def run(
     from pipelines.ledger import Ledger, LedgerError
     from pipelines.manifest import make_manifest
 
+    config = absolute_paths(config)  # the run may be resumed from another directory
+    manifest = make_manifest(config)
     try:
-        ledger = Ledger.create(config.runs_dir, config.name, dump(config), make_manifest(config))
+        ledger = Ledger.create(config.runs_dir, config.name, dump(config), manifest)
     except LedgerError as error:
         raise _fail(str(error), 2, as_json) from None
-    _execute(ledger, as_json)
+    except (OSError, ValueError) as error:  # pyarrow's errors for a URI it cannot use are ValueErrors
+        raise _fail(f"runs_dir={config.runs_dir}: no run can be made there: {_one_line(error)}", 2, as_json) from None
+    _execute(config, ledger, as_json, created=True)
 
 
 @app.command()
 def resume(run_folder: Annotated[str, typer.Argument(help="The run's folder.")], as_json: Json = False) -> None:
     """Go on with a run that was stopped or killed; a finished run is left as it is."""
+    from pipelines.config import ConfigError
     from pipelines.ledger import Ledger, LedgerError
 
     try:
         ledger = Ledger.open(run_folder)
         summary = ledger.finished()
-    except LedgerError as error:
+        if summary is None:
+            config = _stored_config(ledger)
+    except (LedgerError, ConfigError) as error:
         raise _fail(str(error), 2, as_json) from None
+    except (OSError, ValueError) as error:
+        raise _fail(f"{run_folder}: cannot be read: {_one_line(error)}", 2, as_json) from None
     if summary is not None:
         if as_json:
             _print_json({**summary, "nothing_to_do": True})
         else:
             out.print(f"{ledger.path} is finished; nothing to do", markup=False, soft_wrap=True)
         return
-    _execute(ledger, as_json)
+    _execute(config, ledger, as_json)
 
 
-def _execute(ledger: Any, as_json: bool) -> None:
-    """Drive a run to its end with a live display; errors become one line and an exit code."""
+def _stored_config(ledger: Any) -> Any:
+    """The configuration a run was made with; raises ConfigError when it, or the prompts, are not what they were."""
+    import yaml
+
+    from pipelines.config import ConfigError, load_dump
+    from pipelines.manifest import prompts_hash
+
+    file = f"{ledger.path}/config.yaml"
+    try:
+        data = ledger.read_config()
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{file}: not valid YAML: {' '.join(str(error).split())[:500]}") from None
+    if not isinstance(data, dict) or not isinstance(data.get("recipe"), str):
+        raise ConfigError(f"{file}: damaged, it holds no settings with a recipe; restore it or start another run")
+    try:
+        config = load_dump(data)
+    except ConfigError as error:
+        raise ConfigError(f"{file} is of another version: {error}") from None
+    made_with, now = ledger.read_manifest().get("prompts_hash"), prompts_hash(config.prompts)
+    if made_with and now and made_with != now:
+        raise ConfigError(
+            f"{config.prompts}: has changed since this run was made, and a run keeps its prompts; put the old content "
+            "back to go on, or start another run for the new one"
+        )
+    return config
+
+
+def _execute(config: Any, ledger: Any, as_json: bool, created: bool = False) -> None:
+    """Drive a run to its end with a live display; errors become one line and an exit code.
+
+    A run that this command `created` and that its input keeps from starting leaves no folder that would hold its name.
+    """
     import pipelines.loop as loop
     from actors.chat import ChatFormatError
     from actors.checkpoints import CheckpointError
     from cluster.output import captured_output
-    from pipelines.config import ConfigError, load_dump
+    from pipelines.ledger import LedgerError
     from pipelines.progress import RunProgress
     from pipelines.report import print_summary
     from pipelines.steps.make_prompts import InputError
 
     try:
-        config = load_dump(ledger.read_config())
-    except ConfigError as error:
-        raise _fail(f"{ledger.path}/config.yaml is of another version: {error}", 2, as_json) from None
-    try:
         with captured_output(ledger.path) as terminal, RunProgress(Console(file=terminal), as_json) as progress:
             summary = loop.execute(config, ledger, progress)
     except (InputError, CheckpointError, ChatFormatError) as error:
+        if created and "://" not in ledger.path and not ledger.iterations():
+            shutil.rmtree(ledger.path, ignore_errors=True)
         raise _fail(str(error), 2, as_json) from None
     except KeyboardInterrupt:
         raise _fail(f"stopped; go on with: appellate resume {ledger.path}", 1, as_json) from None
     except Exception as error:
-        ledger.event("failed", error=repr(error)[:5000], traceback=traceback.format_exc()[-20_000:])
+        trace = traceback.format_exc()[-20_000:]
+        try:
+            with ledger.lock():  # a run that another process drives is not this one's to write into
+                ledger.event("failed", error=repr(error)[:5000], traceback=trace)
+        except LedgerError:
+            if isinstance(error, LedgerError):
+                raise _fail(str(error), 2, as_json) from None
+        except OSError:
+            pass  # a full disk is likely the very error that is reported below
         text = f"{type(error).__name__}: {str(error)[-3000:]}\ngo on with: appellate resume {ledger.path}"
         raise _fail(text, 1, as_json) from None
     if as_json:
@@ -132,16 +184,20 @@ def serve(
 ) -> None:
     """Put a checkpoint behind the judge's HTTP endpoint until Ctrl-C."""
     from actors.checkpoints import CheckpointError, resolve_model
-    from serve.standalone import serve_model
+    from pipelines.config import ConfigError
+    from serve.standalone import serve_model, settings
 
     try:
+        models, http = settings(host, port, profile)
         folder = resolve_model(model)
-    except CheckpointError as error:
+    except (ConfigError, CheckpointError) as error:
         raise _fail(str(error), 2, False) from None
     try:
-        serve_model(folder, host, port, profile, address, out)
+        serve_model(folder, models, http, address, out)
     except KeyboardInterrupt:
         out.print("stopped")
+    except Exception as error:
+        raise _fail(_one_line(error), 1, False) from None
 
 
 @app.command()
@@ -157,12 +213,21 @@ def judge(
 
     body = {"prompt": prompt, "responses": response, "votes": votes}
     try:
-        reply = httpx.post(f"{url.rstrip('/')}/v1/judgements", json=body, timeout=600)
+        # A proxy of the environment is for other hosts: its own loopback is not this one's.
+        proxy = httpx.URL(url).host not in ("localhost", "127.0.0.1", "::1")
+        reply = httpx.post(f"{url.rstrip('/')}/v1/judgements", json=body, timeout=600, trust_env=proxy)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise _fail(f"no judge at {url}: {error}; start one with `appellate serve --model ...`", 1, as_json) from None
     if reply.status_code != 200:
-        raise _fail(f"the judge answered {reply.status_code}: {reply.text[:1000]}", 1, as_json)
-    answer = reply.json()
+        code = 2 if 400 <= reply.status_code < 500 else 1
+        raise _fail(f"the judge answered {reply.status_code}: {' '.join(reply.text[:1000].split())}", code, as_json)
+    try:
+        answer = reply.json()
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict) or not {"protocol", "votes", "abstained", "scores"} <= answer.keys():
+        said = " ".join(reply.text[:200].split())
+        raise _fail(f"what answers at {url} is no judge, it said: {said}", 1, as_json)
     if as_json:
         _print_json(answer)
         return
@@ -193,10 +258,14 @@ def replay(
     from pipelines.replay import InputError
     from pipelines.replay import replay as replay_groups
 
+    if out_file.is_dir():
+        raise _fail(f"--out {out_file}: is a folder; name a Parquet file", 2, as_json)
     try:
         result = replay_groups(recipe, str(groups), str(out_file), assignments or [])
     except (ConfigError, InputError) as error:
         raise _fail(str(error), 2, as_json) from None
+    except OSError as error:
+        raise _fail(f"{groups} or --out {out_file} cannot be used: {_one_line(error)}", 2, as_json) from None
     _print_json(result)
 
 
@@ -212,10 +281,9 @@ def doctor(
     from pipelines.config import ConfigError, resolve
 
     try:
-        config = resolve(recipe, assignments or [], profile) if recipe else None
+        checks = diagnose(resolve(recipe, assignments or [], profile) if recipe else None, profile)
     except ConfigError as error:
         raise _fail(str(error), 2, as_json) from None
-    checks = diagnose(config)
     if as_json:
         _print_json([vars(check) for check in checks])
     else:
@@ -235,9 +303,12 @@ def down(
     as_json: Json = False,
 ) -> None:
     """Stop runs of this host, and with --address their applications on a cluster; nothing stays behind."""
-    from cluster.down import take_down
+    from cluster.down import DownError, take_down
 
-    result = take_down(run_name, address)
+    try:
+        result = take_down(run_name, address)
+    except DownError as error:
+        raise _fail(str(error), 1, as_json) from None
     if as_json:
         _print_json(result)
     else:
