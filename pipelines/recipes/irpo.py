@@ -13,7 +13,7 @@ from pipelines.config import Sampling, Strict
 from pipelines.recipes.base import Context, SampleStep, Step
 from pipelines.recipes.method import Method, PerIteration, at
 from pipelines.records import Group, Pair, Sample
-from pipelines.steps.answers import extract_answer, gold_chains, same_answer
+from pipelines.steps.answers import extract_answer, gold_answer, gold_chains, same_answer
 from pipelines.steps.judgements import distinct_samples, read_group
 from pipelines.steps.pairs import make_pair
 from pipelines.steps.render import prompt_messages, sample_by_id
@@ -63,7 +63,7 @@ class Irpo:
         samples = [s for s in group["samples"] if s["kind"] != "gold_chain"]
         if settings.use_gold_chain:
             samples += gold_chains(group, context)
-        gold = group["gold"] and (extract_answer(group["gold"]) or group["gold"])
+        gold = gold_answer(group)
         read: list[Sample] = []
         for s in samples:
             answer = extract_answer(s["text"])
@@ -83,7 +83,7 @@ class Irpo:
         right = [s["sample_id"] for s in chains if s.get("score") == 1.0]
         wrong = [s["sample_id"] for s in chains if s.get("score") == 0.0]
         reason = None if right and wrong else "no_correct_sample" if not right else "no_wrong_sample"
-        reason = "no_gold_answer" if group["gold"] is None else "no_samples" if not chains else reason
+        reason = "no_gold_answer" if gold_answer(group) is None else "no_samples" if not chains else reason
         pairs = [
             make_pair(
                 context, group, "actor", prompt_messages(group, TEMPLATE), sample_by_id(group, c),

@@ -88,6 +88,12 @@ def clean(answer: str) -> str:
     return _THOUSANDS.sub(lambda m: m[0].replace(",", ""), text.replace("−", "-"))  # noqa: RUF001
 
 
+def gold_answer(group: Group) -> str | None:
+    """The known answer of a prompt, without the reasoning it may stand in; None where `gold` is absent or blank."""
+    gold = (group["gold"] or "").strip()
+    return extract_answer(gold) or gold or None
+
+
 def gold_chains(group: Group, context: Context) -> list[Sample]:
     """The human solution of a prompt as a sample (R6 adds it to the right chains): recorded, or `gold_chain` in meta.
 
@@ -95,9 +101,9 @@ def gold_chains(group: Group, context: Context) -> list[Sample]:
     """
     recorded = [s for s in group["samples"] if s["kind"] == "gold_chain"]
     chain = json.loads(group["meta"] or "{}").get("gold_chain")
-    if recorded or not isinstance(chain, str) or not chain.strip() or group["gold"] is None:
+    gold = gold_answer(group)
+    if recorded or not isinstance(chain, str) or not chain.strip() or gold is None:
         return recorded
-    gold = extract_answer(group["gold"]) or group["gold"]
     found = extract_answer(chain)
     text = chain if found and same_answer(found, gold) else f"{chain.rstrip()}\nFinal answer: {gold}"
     place = (context.run_seed, context.recipe, context.iteration, group["prompt_id"], "gold_chain")

@@ -11,10 +11,14 @@ STAGE_REASONS = ("prompt_too_long", "unusable_text")
 
 
 def distinct_samples(group: Group) -> list[Sample]:
-    """The samples in index order without repeated texts (R4): the ones that are judged and paired."""
+    """The samples in index order without empty and repeated texts (R4): the ones that are judged and paired.
+
+    A side of a pair needs a token. The text tells, and not `token_ids`, which recorded groups and gold chains may lack.
+    """
     by_text: dict[str, Sample] = {}
     for sample in sorted(group["samples"], key=lambda s: (s["index"], s["sample_id"])):
-        by_text.setdefault(sample["text"].strip(), sample)
+        if sample["text"]:
+            by_text.setdefault(sample["text"].strip(), sample)
     return list(by_text.values())
 
 

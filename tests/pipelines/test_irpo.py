@@ -90,6 +90,39 @@ def test_dropped_prompts_say_why(planted: Group, reason: str) -> None:
     assert (pairs, read["dropped"]) == ([], reason)
 
 
+@pytest.mark.parametrize("gold", [None, "", " \n"])
+def test_without_a_gold_answer_a_gold_chain_makes_no_pair(gold: str | None) -> None:
+    recorded = sample("p-g", "By hand.\n#### 4", 9, kind="gold_chain", token_ids=[])
+    for more, chain in ([], json.dumps({"gold_chain": "By hand.\n#### 4"})), ([recorded], "{}"):
+        planted = chains(2, 2, meta=chain)
+        planted["samples"] += more
+        planted["gold"] = gold
+        (read,), pairs = run_recipe("irpo", [planted])
+        assert (pairs, read["dropped"]) == ([], "no_gold_answer")
+        assert {s["score"] for s in read["samples"]} == {None}
+
+
+@pytest.mark.parametrize("token_ids", [[], [2]])
+def test_an_empty_chain_is_in_no_pair(token_ids: list[int]) -> None:
+    empty = sample("p-e", "", 0, token_ids=token_ids, n_tokens=len(token_ids))
+    planted = chains(2, 1)
+    planted["samples"].append(empty)
+    (_,), pairs = run_recipe("irpo", [planted])
+    assert {p["rejected_from"] for p in pairs} == {"p-w1"}
+    (read,), pairs = run_recipe("irpo", [{**chains(2, 0), "samples": [*chains(2, 0)["samples"], empty]}])
+    assert (pairs, read["dropped"]) == ([], "no_wrong_sample")
+    (read,), pairs = run_recipe("irpo", [group("p", gold="4", samples=[empty])])
+    assert (pairs, read["dropped"]) == ([], "no_samples")
+
+
+def test_chains_recorded_without_token_ids_are_paired() -> None:
+    planted = chains(2, 2)
+    _, pairs = run_recipe("irpo", [planted])
+    planted["samples"] = [{**s, "token_ids": []} for s in planted["samples"]]
+    _, again = run_recipe("irpo", [planted])
+    assert [p["pair_id"] for p in again] == [p["pair_id"] for p in pairs] != []
+
+
 def test_a_chain_without_an_answer_is_wrong_and_can_be_rejected() -> None:
     planted = chains(1, 0)
     planted["samples"].append(sample("p-x", "I do not know.", 5, finish_reason="length"))

@@ -165,6 +165,18 @@ def test_repeated_responses_are_one_response() -> None:
     assert not none and dropped["dropped"] == "too_few_samples"
 
 
+def test_an_empty_response_is_in_no_pair() -> None:
+    """Neither as the worst or the best response, nor as the one whose judgements meet."""
+    texts = {"a": ("x", ["Score: 4", "Score: 5"]), "b": ("y", ["Score: 2"]), "e": ("", ["Score: 0", "Score: 5"])}
+    planted = with_meta_judge(judged_group(texts), lambda first, second: "Winner: A")
+    assert {m["judgement_a"] for m in planted["meta_judgements"]} == {"a-j0"}
+    for said in ("Score: 0", "Score: 5"):
+        _, (pair,) = run_recipe("meta_rewarding", [judged_group({**texts, "e": ("", [said])})], rho=[0])
+        assert (pair["chosen_from"], pair["rejected_from"]) == ("a", "b")
+    (read,), pairs = run_recipe("meta_rewarding", [judged_group({"a": texts["a"], "e": texts["e"]})])
+    assert (pairs, read["dropped"]) == ([], "too_few_samples")
+
+
 @pytest.mark.parametrize(
     ("texts", "reason"),
     [
