@@ -13,11 +13,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.config import ConfigError, RunConfig, from_layers, parse_assignment
+from pipelines.config import RunConfig, from_layers, parse_assignment
 from pipelines.recipes import get_recipe
 from pipelines.recipes.base import Context
 from pipelines.records import Group, Pair, pairs_table
 from pipelines.steps.accounting import accounting
+from pipelines.steps.make_prompts import InputError
 
 Fields = dict[str, tuple[type, Any]]  # name -> (type, default); NEEDED where there is no default
 NEEDED = object()
@@ -48,10 +49,6 @@ GROUP: Fields = {
 PARTS = {"messages": MESSAGE, "samples": SAMPLE, "judgements": JUDGEMENT, "meta_judgements": META_JUDGEMENT}
 DERIVED = ("n_chars", "n_words", "answer", "value", "verdict", "votes", "score", "elo", "winner", "thought")
 NAMES: dict[type, str] = {str: "text", int: "a whole number", float: "a number", list: "a list"}
-
-
-class InputError(ConfigError):
-    """The groups cannot be used; the message names file, row (from 0) and field."""
 
 
 def replay(
@@ -106,7 +103,10 @@ def settings(recipe_name: str, assignments: list[str] | tuple[str, ...]) -> RunC
 
 
 def read_groups(path: str | Path) -> list[Group]:
-    """The groups of a Parquet file or of a folder's `*.parquet`, complete and checked; raises InputError."""
+    """The groups of a Parquet file or of a folder's `*.parquet`, complete and checked.
+
+    Raises InputError, whose message names file, row (from 0) and field.
+    """
     path = Path(path)
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not files:

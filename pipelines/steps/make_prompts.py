@@ -45,7 +45,7 @@ class BadRow:
 
 
 class InputError(ValueError):
-    """The prompts cannot be used; the message names file, row and field of the first problems and what to do."""
+    """Prompts or recorded groups cannot be used; the message names file, row and field of the first problems."""
 
     def __init__(self, message: str, bad_rows: tuple[BadRow, ...] = ()):
         super().__init__("\n  ".join([message, *map(str, bad_rows)]))

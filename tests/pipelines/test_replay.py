@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pipelines.config import ConfigError
 from pipelines.records import PAIRS, groups_table
 from pipelines.replay import InputError, read_groups, replay
+from pipelines.steps import make_prompts
 from tests.pipelines.planted import group, judged_group, meta, run_recipe, sample
 
 TEXTS = {
@@ -213,6 +214,10 @@ def test_the_row_is_named(tmp_path: Path) -> None:
         read_groups(write(tmp_path / "g.parquet", rows))
     with pytest.raises(InputError, match=r"row 1: prompt_id: 'p1' of iteration 0 is also in .*row 0"):
         read_groups(write(tmp_path / "g.parquet", [planted()[0], planted()[0]]))
+
+
+def test_bad_groups_and_bad_prompts_are_one_kind_of_error() -> None:
+    assert InputError is make_prompts.InputError
 
 
 def test_files_that_are_no_groups(tmp_path: Path) -> None:
