@@ -4,19 +4,23 @@ import contextlib
 import json
 import logging
 import os
+import re
 import socket
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from actors.checkpoints import cache_dir
-from cluster.processes import find_processes, stop_processes
+from cluster.processes import find_processes, own_processes, run_of, stop_processes
 
 
 class DownError(RuntimeError):
     """The cluster cannot be cleaned; the message says why and what was done all the same."""
+
+
+RUN_ID_END = "-[0-9a-f]{6}"  # what an id has and a run's name has not
 
 
 def live_dir() -> Path:
@@ -56,9 +60,28 @@ def live_drivers(run: str | None = None) -> list[dict[str, Any]]:
             alive = False
         if not alive:
             file.unlink(missing_ok=True)
-        elif run in (None, note["run"]):
+        elif run is None or _is_meant(note["run"], run):
             found.append(note)
     return found
+
+
+def _is_meant(run_id: str, run: str) -> bool:
+    """Whether people mean this id by `run`: the id itself or the name in it."""
+    return re.fullmatch(f"{re.escape(run)}({RUN_ID_END})?", run_id) is not None
+
+
+def _left_over(run: str | None) -> list[psutil.Process]:
+    if run is None:
+        return find_processes()
+    marks = {mark for process in own_processes() if (mark := run_of(process)) and _is_meant(mark, run)}
+    return [process for mark in sorted(marks) for process in find_processes(mark)]
+
+
+def run_ids(applications: Iterable[str], run: str) -> set[str]:
+    """The ids of the runs meant by `run` that have one of these applications; of `a`, not those of the run `a-b`."""
+    end = f"({RUN_ID_END})?" if re.search(f"{RUN_ID_END}$", run) else RUN_ID_END
+    found = (re.match(f"appellate-({re.escape(run)}{end})-", name) for name in applications)
+    return {match[1] for match in found if match}
 
 
 def _read_note(file: Path) -> dict[str, Any] | None:
@@ -72,6 +95,7 @@ def _read_note(file: Path) -> dict[str, Any] | None:
 def take_down(run: str | None, address: str | None) -> dict[str, Any]:
     """Stop the drivers (they clean up after themselves), delete what is left on `address`, stop left-over processes.
 
+    `run` is a run's name, which means all runs of that name, or the id of one; None means every run.
     Returns the pids stopped, the Serve applications deleted, and the pids that survived even SIGKILL. Raises DownError
     when the cluster cannot be reached, after everything of this host was stopped.
     """
@@ -88,7 +112,7 @@ def take_down(run: str | None, address: str | None) -> dict[str, Any]:
             applications = _delete_applications(run, address)
         except Exception as error:  # Ray has many for an address that is wrong or gone
             problem = error
-    left = find_processes(run)
+    left = _left_over(run)
     survivors += stop_processes(left, grace_s=10)
     if problem is not None:
         reason = " ".join(str(problem).split())[:500] or repr(problem)
@@ -105,12 +129,16 @@ def take_down(run: str | None, address: str | None) -> dict[str, Any]:
 
 def _delete_applications(run: str | None, address: str) -> list[str]:
     import ray
+    from ray import serve
 
     from actors.registry import NAMESPACE, application_name
     from actors.replica import delete_applications
 
     ray.init(address=address, namespace=NAMESPACE, logging_level=logging.ERROR, log_to_driver=False)
     try:
-        return delete_applications(application_name(run, "") if run else "appellate-")
+        if run is None:
+            return delete_applications("appellate-")
+        ids = run_ids(list(serve.status().applications), run)
+        return [name for run_id in sorted(ids) for name in delete_applications(application_name(run_id, ""))]
     finally:
         ray.shutdown()

@@ -62,7 +62,33 @@ def test_a_half_written_note_is_passed_over(folder, text):
     assert [note["run"] for note in down.live_drivers()] == ["r"]
 
 
-def test_a_wrong_address_still_stops_what_is_left_here(monkeypatch):
+def test_a_run_is_meant_by_its_name_or_its_id(folder):
+    for run_id in ("mine-0a1b2c", "mine-two-0a1b2c", "mine-ffffff"):
+        plant(folder, f"{run_id}.json", run=run_id)
+    assert [note["run"] for note in down.live_drivers("mine")] == ["mine-0a1b2c", "mine-ffffff"]
+    assert [note["run"] for note in down.live_drivers("mine-0a1b2c")] == ["mine-0a1b2c"]
+    assert len(down.live_drivers()) == 3
+
+
+@pytest.mark.parametrize(
+    ("run", "expected"),
+    [
+        ("mine", {"mine-0a1b2c"}),
+        ("mine-0a1b2c", {"mine-0a1b2c"}),
+        ("mine-two", {"mine-two-0a1b2c"}),
+        ("serve-123abc", {"serve-123abc"}),
+        ("m", set()),
+        ("min.", set()),
+    ],
+)
+def test_applications_of_a_run_whose_name_begins_alike_stay(run, expected):
+    names = ["appellate-mine-0a1b2c-actor", "appellate-mine-0a1b2c-http", "appellate-mine-two-0a1b2c-actor",
+             "appellate-serve-123abc-actor", "other-mine-0a1b2c-actor"]
+    assert down.run_ids(names, run) == expected
+
+
+@pytest.mark.parametrize("named", ["{}", "{}-0a1b2c"])
+def test_a_wrong_address_still_stops_what_is_left_here(monkeypatch, named):
     def delete(run, address):
         raise ConnectionError("no answer\nfrom there")
 
@@ -70,7 +96,7 @@ def test_a_wrong_address_still_stops_what_is_left_here(monkeypatch):
     run = f"down-test-{os.getpid()}"
     with subprocess.Popen(
         [sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"],
-        env=os.environ | run_environment(run), stdout=subprocess.PIPE,
+        env=os.environ | run_environment(named.format(run)), stdout=subprocess.PIPE,
     ) as left:
         try:
             assert left.stdout is not None
@@ -82,3 +108,12 @@ def test_a_wrong_address_still_stops_what_is_left_here(monkeypatch):
             left.kill()
     message = str(caught.value)
     assert message.startswith("nothing deleted on the cluster at 10.0.0.1:1: no answer from there; stopped 1 processes")
+
+
+def test_a_run_is_named_by_its_name_or_its_id():
+    assert down.is_run("2026-11-22-a-0f3c9d", None)
+    assert down.is_run("2026-11-22-a-0f3c9d", "2026-11-22-a")
+    assert down.is_run("2026-11-22-a-0f3c9d", "2026-11-22-a-0f3c9d")
+    assert down.is_run("serve-12ab34", "serve-12ab34")
+    assert not down.is_run("irpo-2-0f3c9d", "irpo")
+    assert not down.is_run("2026-11-22-ab-0f3c9d", "2026-11-22-a")
