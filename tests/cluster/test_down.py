@@ -108,12 +108,3 @@ def test_a_wrong_address_still_stops_what_is_left_here(monkeypatch, named):
             left.kill()
     message = str(caught.value)
     assert message.startswith("nothing deleted on the cluster at 10.0.0.1:1: no answer from there; stopped 1 processes")
-
-
-def test_a_run_is_named_by_its_name_or_its_id():
-    assert down.is_run("2026-11-22-a-0f3c9d", None)
-    assert down.is_run("2026-11-22-a-0f3c9d", "2026-11-22-a")
-    assert down.is_run("2026-11-22-a-0f3c9d", "2026-11-22-a-0f3c9d")
-    assert down.is_run("serve-12ab34", "serve-12ab34")
-    assert not down.is_run("irpo-2-0f3c9d", "irpo")
-    assert not down.is_run("2026-11-22-ab-0f3c9d", "2026-11-22-a")
