@@ -4,6 +4,7 @@ import resource
 import socket
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 
@@ -159,6 +160,8 @@ def test_foreign_engines_are_found_by_title(title):
     child = subprocess.Popen(["sleep", "60"], executable="/bin/sleep")
     renamed = subprocess.Popen([title, "60"], executable="/bin/sleep")
     try:
+        while psutil.Process(renamed.pid).cmdline()[:1] != [title]:  # until its exec is over
+            time.sleep(0.01)
         check = doctor.check_engines([psutil.Process(child.pid), psutil.Process(renamed.pid)])
         assert check.status == "warn"
         assert check.found.startswith(f"1 running: {renamed.pid} ")

