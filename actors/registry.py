@@ -32,10 +32,6 @@ class Registry:
         """The commit point of a weight update."""
         self._current[model] = source
 
-    async def ping(self) -> str:
-        """Answered while the driver lives."""
-        return "ok"
-
 
 def start_registry(run: str) -> Any:
     """Create the registry of `run`, owned by this process."""

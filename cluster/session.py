@@ -90,11 +90,11 @@ def open_session(
     for name in ("ray", "ray.serve", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
     os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
-    _connect(run, address)
-    mine = True
-    try:
-        port = http.port or (free_port(8000) if address is None else 8000)
-        with driver_note(run, address), _terminate_as_interrupt():
+    mine = False  # the run's applications are this process's own once it holds the registry
+    with driver_note(run, address), _terminate_as_interrupt():
+        try:
+            _connect(run, address)
+            port = http.port or (free_port(8000) if address is None else 8000)
             serve.start(
                 proxy_location="HeadOnly" if http.enabled else "Disabled",
                 http_options={"host": http.host, "port": port},
@@ -103,15 +103,15 @@ def open_session(
             try:
                 registry = start_registry(run)
             except ValueError as error:
-                mine = False
                 raise SessionError(f"run {run} is live on this cluster already; stop it: appellate down") from error
+            mine = True
             session = Session(run, models, sync, registry)
             # Runs of a shared cluster share its HTTP address, so each has a path of its own.
             session.route = "/" if address is None else f"/{run}"
             session.url = f"http://{http.host}:{port}{session.route}".rstrip("/") if http.enabled else None
             yield session
-    finally:
-        _leave(run, address, mine)
+        finally:
+            _leave(run, address, mine)
 
 
 def _connect(run: str, address: str | None) -> None:
@@ -139,14 +139,15 @@ def _connect(run: str, address: str | None) -> None:
 
 
 def _leave(run: str, address: str | None, mine: bool) -> None:
-    # A second Ctrl-C while leaving must not leave engines behind.
+    # A second Ctrl-C or SIGTERM while leaving must not leave engines behind.
     with contextlib.suppress(ValueError):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         if mine:
             with contextlib.suppress(Exception):
                 delete_pools(run)
-        if address is None:
+        if ray.is_initialized() and address is None:
             with contextlib.suppress(Exception):
                 serve.shutdown()
         ray.shutdown()

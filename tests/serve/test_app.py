@@ -141,7 +141,7 @@ def test_a_reply_never_mixes_versions_however_often_they_change(live):
         (PromptTooLong("9000 prompt tokens, the model takes 4096"), 422, "9000 prompt tokens, the model takes 4096"),
         (ChatFormatError("a message holds U+E000"), 422, "a message holds U+E000"),
         (ModelUnavailable("model actor of run r: /tmp/ray/session/x died"), 503, "the judge's model is not available"),
-        (TimeoutError("/root/somewhere"), 504, "no judgement within 600 s"),
+        (TimeoutError("/srv/somewhere"), 504, "no judgement within 600 s"),
     ],
 )
 def test_errors_have_one_form_and_tell_no_paths(live, error, status, message):
