@@ -45,15 +45,32 @@ def read_meta_judgement(judgement: MetaJudgement) -> MetaJudgement:
     return {**judgement, "winner": as_listed(shown.value, judgement["order"]), "status": shown.status}
 
 
+def lists_as_shown(calls: list[tuple[str, str, int]]) -> bool:
+    """Whether records of (a, b, order) name the one shown first first, so that `order` only numbers the calls.
+
+    Ours keep (a, b) and swap by order 1. Records that hold (a, b, 0) and (b, a, 1) but not (a, b, 1) have swapped the
+    names already; swapping once more would say that both calls showed the same one first.
+    """
+    seen = set(calls)
+    return any(order == 1 and (b, a, 0) in seen and not {(b, a, 1), (a, b, 0)} & seen for a, b, order in calls)
+
+
 def read_group(group: Group) -> Group:
     """The group with everything a judge or a meta-judge said read again, and without an earlier selection's verdict.
 
-    A reason that a stage gave before anything was made (STAGE_REASONS) stays: no text can take it back.
+    A reason that a stage gave before anything was made (STAGE_REASONS) stays: no text can take it back. Records of
+    others that list the two as shown get order 0 (see `lists_as_shown`).
     """
+    judgements, metas = group["judgements"], group["meta_judgements"]
+    comparisons = [j for j in judgements if len(j["sample_ids"]) == 2]
+    if lists_as_shown([(j["sample_ids"][0], j["sample_ids"][1], j["order"]) for j in comparisons]):
+        judgements = [Judgement(**{**j, "order": 0}) for j in judgements]
+    if lists_as_shown([(m["judgement_a"], m["judgement_b"], m["order"]) for m in metas]):
+        metas = [MetaJudgement(**{**m, "order": 0}) for m in metas]
     return {
         **group,
-        "judgements": [{**read_judgement(j), "elo": None} for j in group["judgements"]],
-        "meta_judgements": [read_meta_judgement(m) for m in group["meta_judgements"]],
+        "judgements": [{**read_judgement(j), "elo": None} for j in judgements],
+        "meta_judgements": [read_meta_judgement(m) for m in metas],
         "dropped": group["dropped"] if group["dropped"] in STAGE_REASONS else None,
     }
 

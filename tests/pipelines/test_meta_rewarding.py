@@ -10,6 +10,7 @@ from pipelines.config import ConfigError, resolve
 from pipelines.recipes.base import Context, JudgeStep, MetaJudgeStep, SampleStep
 from pipelines.recipes.meta_rewarding import RECIPE, Settings
 from pipelines.records import Group
+from pipelines.steps.judgements import lists_as_shown, read_group
 from pipelines.steps.meta import battles, judgement_elo, meta_judge_pairs
 from pipelines.steps.render import judge_messages
 from tests.pipelines.planted import (
@@ -317,3 +318,36 @@ def test_a_transformers_judge_has_no_structured_outputs():
     words = ["prompts=p.jsonl", "models.actor.engine=transformers", "method.structured=true"]
     with pytest.raises(ConfigError, match=r"method\.structured: needs judges on engine=vllm"):
         resolve("meta_rewarding", words, "cpu")
+
+
+def test_records_that_name_the_first_shown_first_are_read_alike() -> None:
+    """(a, b, 0) and (b, a, 1): the names are swapped already, so `order` must not swap them again."""
+    ours = [("x", "y", 0), ("x", "y", 1)]
+    theirs = [("x", "y", 0), ("y", "x", 1)]
+    assert not lists_as_shown(ours)
+    assert not lists_as_shown([("x", "y", 0), ("y", "x", 0)])
+    assert not lists_as_shown([])
+    assert lists_as_shown(theirs)
+
+
+@given(st.lists(st.sampled_from(["Winner: A", "Winner: B", "Winner: tie", "?"]), min_size=6, max_size=6))
+def test_both_ways_of_recording_an_order_give_the_same_battles(texts: list[str]) -> None:
+    def group(swap_names: bool) -> Group:
+        made: Any = {"prompt_id": "p", "iteration": 0, "messages": [], "gold": None, "meta": "{}", "dropped": None}
+        made["samples"] = [{"sample_id": "s", "index": 0, "kind": "sample", "text": "t"}]
+        made["judgements"] = [
+            {"judgement_id": name, "sample_ids": ["s"], "order": 0, "index": i, "text": f"Score: {i}"}
+            for i, name in enumerate("abc")
+        ]
+        calls = [(a, b, order) for a, b in ("ab", "ac", "bc") for order in (0, 1)]
+        made["meta_judgements"] = [
+            {"meta_id": str(i), "judgement_a": b if order and swap_names else a,
+             "judgement_b": a if order and swap_names else b, "order": order, "text": text}
+            for i, ((a, b, order), text) in enumerate(zip(calls, texts, strict=True))
+        ]
+        return made
+
+    def key(battle: Any) -> tuple[str, str, int]:
+        return (battle.first, battle.second, battle.result)
+
+    assert sorted(map(key, battles(read_group(group(False))))) == sorted(map(key, battles(read_group(group(True)))))
