@@ -94,6 +94,7 @@ def open_session(
     with driver_note(run, address), _terminate_as_interrupt():
         try:
             _connect(run, address)
+            _interrupt_on_terminate()  # Ray has put its own handler in place, which ends the process at once
             port = http.port or (free_port(8000) if address is None else 8000)
             serve.start(
                 proxy_location="HeadOnly" if http.enabled else "Disabled",
@@ -163,18 +164,21 @@ def _leave(run: str, address: str | None, mine: bool) -> None:
 
 @contextlib.contextmanager
 def _terminate_as_interrupt() -> Generator[None]:
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        previous = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not the main thread, e.g. under a test runner
-        yield
-        return
+    previous = signal.getsignal(signal.SIGTERM)
+    _interrupt_on_terminate()
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        with contextlib.suppress(ValueError):
+            signal.signal(signal.SIGTERM, previous)
+
+
+def _interrupt_on_terminate() -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with contextlib.suppress(ValueError):  # not the main thread, e.g. under a test runner
+        signal.signal(signal.SIGTERM, interrupt)
 
 
 def free_port(first: int) -> int:
