@@ -1,6 +1,7 @@
 """Drives the command line as a user does, and looks for what it leaves behind."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -37,8 +38,13 @@ def start_cli(*args: str, log: Path) -> subprocess.Popen[bytes]:
     with log.open("wb") as stream:
         return subprocess.Popen(
             command(*args), cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True,
-            env=environment(),
+            env=environment(), preexec_fn=_hear_ctrl_c,
         )
+
+
+def _hear_ctrl_c() -> None:
+    # Where the tests themselves were started with `&`, the shell has set SIGINT to be ignored, and children inherit it.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def environment() -> dict[str, str]:
