@@ -1,9 +1,11 @@
 """The command line. Each verb is a few lines over the packages."""
 
+import contextlib
 import json
 import shutil
 import sys
 import traceback
+from collections.abc import Generator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -60,26 +62,63 @@ def run(
     except ConfigError as error:
         raise _fail(str(error), 2, as_json) from None
     if dry_run:
-        plan = {"config": dump(config), "plan": resource_plan(config)}
-        if as_json:
-            _print_json(plan)
-        else:
-            import yaml
-
-            sys.stdout.write(yaml.safe_dump(plan, sort_keys=False, allow_unicode=True))
+        _print_plan({"config": dump(config), "plan": resource_plan(config)}, as_json)
         return
-    from pipelines.ledger import Ledger, LedgerError
+    from pipelines.ledger import Ledger
     from pipelines.manifest import make_manifest
 
     config = absolute_paths(config)  # the run may be resumed from another directory
     manifest = make_manifest(config)
-    try:
+    with _making_a_run(config.runs_dir, as_json):
         ledger = Ledger.create(config.runs_dir, config.name, dump(config), manifest)
+    _execute(config, ledger, as_json, created=True)
+
+
+@app.command()
+def train(
+    pairs: Annotated[str, typer.Option(help="JSONL, Parquet, or a Hugging Face data set folder or name.")],
+    model: Annotated[str, typer.Option(help="Checkpoint folder, hub name or alias.")],
+    assignments: Assignments = None,
+    profile: Profile = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train on preference data of any origin: DPO, or other losses, and no models beside the trainer."""
+    from pipelines.config import ConfigError
+    from pipelines.plan import training_plan
+    from pipelines.training.alone import new_training, resolve_train
+
+    try:
+        config = resolve_train(pairs, model, assignments or [], profile)
+    except ConfigError as error:
+        raise _fail(str(error), 2, as_json) from None
+    if dry_run:
+        _print_plan({"config": config.model_dump(mode="json"), "plan": training_plan(config.training)}, as_json)
+        return
+    with _making_a_run(config.runs_dir, as_json):
+        config, ledger = new_training(config)
+    _execute(config, ledger, as_json, created=True)
+
+
+def _print_plan(plan: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        _print_json(plan)
+    else:
+        import yaml
+
+        sys.stdout.write(yaml.safe_dump(plan, sort_keys=False, allow_unicode=True))
+
+
+@contextlib.contextmanager
+def _making_a_run(runs_dir: str, as_json: bool) -> Generator[None]:
+    from pipelines.ledger import LedgerError
+
+    try:
+        yield
     except LedgerError as error:
         raise _fail(str(error), 2, as_json) from None
     except (OSError, ValueError) as error:  # pyarrow's errors for a URI it cannot use are ValueErrors
-        raise _fail(f"runs_dir={config.runs_dir}: no run can be made there: {_one_line(error)}", 2, as_json) from None
-    _execute(config, ledger, as_json, created=True)
+        raise _fail(f"runs_dir={runs_dir}: no run can be made there: {_one_line(error)}", 2, as_json) from None
 
 
 @app.command()
@@ -107,29 +146,30 @@ def resume(run_folder: Annotated[str, typer.Argument(help="The run's folder.")],
 
 
 def _stored_config(ledger: Any) -> Any:
-    """The configuration a run was made with; raises ConfigError when it, or the prompts, are not what they were."""
+    """The configuration a run was made with; raises ConfigError when it, or the data, are not what they were."""
     import yaml
 
-    from pipelines.config import ConfigError, load_dump
-    from pipelines.manifest import prompts_hash
+    from pipelines.config import ConfigError, RunConfig, load_dump
+    from pipelines.manifest import check_unchanged
+    from pipelines.training.alone import is_training, load_train
 
     file = f"{ledger.path}/config.yaml"
     try:
         data = ledger.read_config()
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{file}: not valid YAML: {' '.join(str(error).split())[:500]}") from None
-    if not isinstance(data, dict) or not isinstance(data.get("recipe"), str):
+    alone = isinstance(data, dict) and is_training(data)
+    if not alone and not (isinstance(data, dict) and isinstance(data.get("recipe"), str)):
         raise ConfigError(f"{file}: damaged, it holds no settings with a recipe; restore it or start another run")
     try:
-        config = load_dump(data)
+        config = load_train(data) if alone else load_dump(data)
     except ConfigError as error:
         raise ConfigError(f"{file} is of another version: {error}") from None
-    made_with, now = ledger.read_manifest().get("prompts_hash"), prompts_hash(config.prompts)
-    if made_with and now and made_with != now:
-        raise ConfigError(
-            f"{config.prompts}: has changed since this run was made, and a run keeps its prompts; put the old content "
-            "back to go on, or start another run for the new one"
-        )
+    manifest = ledger.read_manifest()
+    if isinstance(config, RunConfig):
+        check_unchanged(config.prompts, manifest.get("prompts_hash"))
+    elif ledger.done(0, "pairs") is None:  # afterwards the run has the pairs itself
+        check_unchanged(config.pairs, manifest.get("pairs_hash"))
     return config
 
 
@@ -144,12 +184,14 @@ def _execute(config: Any, ledger: Any, as_json: bool, created: bool = False) -> 
     from cluster.output import captured_output
     from pipelines.ledger import LedgerError
     from pipelines.progress import RunProgress
-    from pipelines.report import print_summary
+    from pipelines.report import print_summary, print_training
     from pipelines.steps.make_prompts import InputError
+    from pipelines.training import alone
 
+    only_train = isinstance(config, alone.TrainConfig)
     try:
         with captured_output(ledger.path) as terminal, RunProgress(Console(file=terminal), as_json) as progress:
-            summary = loop.execute(config, ledger, progress)
+            summary = (alone.execute_train if only_train else loop.execute)(config, ledger, progress)
     except (InputError, CheckpointError, ChatFormatError) as error:
         if created and "://" not in ledger.path and not ledger.iterations():
             shutil.rmtree(ledger.path, ignore_errors=True)
@@ -171,7 +213,7 @@ def _execute(config: Any, ledger: Any, as_json: bool, created: bool = False) -> 
     if as_json:
         _print_json(summary)
     else:
-        print_summary(out, summary)
+        (print_training if only_train else print_summary)(out, summary)
 
 
 @app.command()

@@ -77,6 +77,10 @@ class ChatFormat:
         """Ids of plain text; control-token strings in it stay text."""
         return self._plain(text)
 
+    def turn(self, text: str) -> list[int]:
+        """Ids of an answer and of the token that ends it."""
+        return [*self.encode(text), self.end_of_turn()]
+
     def end_of_turn(self) -> int:
         """Id of the token that ends an answer."""
         return int(self.tokenizer.eos_token_id)

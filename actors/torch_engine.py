@@ -1,6 +1,6 @@
 """A transformers model behind the Engine protocol: small hosts, and exact log-probabilities for the reference.
 
-Weights are held in float32 and multiplied under autocast, as the trainer does, so that its numbers are the trainer's.
+Weights are held and multiplied as the trainer does it (`weights`, `dtype`), so that its numbers are the trainer's.
 """
 
 import asyncio
@@ -36,7 +36,9 @@ class TorchEngine:
 
         # Ray gives a worker as many threads as it reserves CPUs, at least one; fractions would leave it at one.
         torch.set_num_threads(config.threads or os.cpu_count() or 1)
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            path, dtype=getattr(torch, config.weights), local_files_only=True
+        )
         model.eval().requires_grad_(False)
         if config.num_gpus:
             model.to("cuda")
@@ -86,7 +88,7 @@ class TorchEngine:
     def _autocast(self) -> Any:
         import torch
 
-        if self._dtype == "float32":
+        if getattr(torch, self._dtype) == self._model.dtype or self._model.dtype != torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self._model.device.type, dtype=getattr(torch, self._dtype))
 
@@ -96,7 +98,8 @@ class TorchEngine:
         from pipelines.training.logprobs import response_logprobs
 
         with torch.no_grad(), self._autocast():
-            return [logps.tolist() for logps in response_logprobs(self._model, prompt_ids, responses)]
+            found = response_logprobs(self._model, [(prompt_ids, response) for response in responses])
+            return [logps.tolist() for logps in found]
 
     def _generate(self, request: Request) -> list[Completion]:
         return [self._generate_one(request, index) for index in range(request.n)]

@@ -169,7 +169,7 @@ def needed_memory_gib(config: RunConfig | None, weights_gib: dict[str, float | N
         need += model.replicas * (size + ENGINE_OVERHEAD_GIB + (0 if model.num_gpus else model.kv_cache_gib or 0))
     trained = sizes.get(config.model, max(sizes.values(), default=0.0))
     factor = 1 if config.training.num_gpus else TRAINING_FACTOR
-    return need + config.training.num_workers * (factor * trained + TRAINER_OVERHEAD_GIB)
+    return need + config.training.worker_range[1] * (factor * trained + TRAINER_OVERHEAD_GIB)
 
 
 def check_memory(available_gib: float, needed_gib: float | None) -> Check:

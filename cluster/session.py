@@ -55,19 +55,6 @@ class Session:
         self.url = None
         return None
 
-    def check_capacity(self, cpus: float, gpus: float) -> None:
-        """Raise SessionError when the cluster has less than the run needs at once, before anything starts."""
-        there = ray.cluster_resources()
-        missing = [
-            f"{need - there.get(name, 0):g} more {name}s ({need:g} needed, {there.get(name, 0):g} there)"
-            for name, need in (("CPU", cpus), ("GPU", gpus))
-            if need > there.get(name, 0) + 1e-6
-        ]
-        if missing:
-            raise SessionError(
-                f"the cluster lacks {' and '.join(missing)}; lower replicas, num_cpus or num_gpus of models or training"
-            )
-
     def sync(self, model: str, version: str, folder: str) -> SyncReport:
         """Move the live replicas of `model` to the checkpoint in `folder`; raises SyncError, all on the old version."""
         source = publish(model, version, folder, self._sync.transport)
@@ -77,24 +64,32 @@ class Session:
         ray.get(self._registry.set_current.remote(source.model, source), timeout=60)
 
 
+def check_capacity(cpus: float, gpus: float) -> None:
+    """Raise SessionError when the cluster has less than the run needs at once, before anything starts."""
+    there = ray.cluster_resources()
+    missing = [
+        f"{need - there.get(name, 0):g} more {name}s ({need:g} needed, {there.get(name, 0):g} there)"
+        for name, need in (("CPU", cpus), ("GPU", gpus))
+        if need > there.get(name, 0) + 1e-6
+    ]
+    if missing:
+        raise SessionError(
+            f"the cluster lacks {' and '.join(missing)}; lower replicas, num_cpus or num_gpus of models or training"
+        )
+
+
 @contextlib.contextmanager
 def open_session(
     run: str, models: dict[str, ModelConfig], sync: SyncConfig, http: ServeConfig, address: str | None
 ) -> Generator[Session]:
-    """Start a local cluster, or join the one at `address`; on the way out stop every process of the run.
+    """A stay on a cluster with models and their HTTP endpoint, all of which end with it.
 
-    Ctrl-C and SIGTERM leave through the same door. A driver that is killed takes its local cluster with it; on a shared
-    cluster the replicas notice that the registry is gone and take the run's applications down.
+    On a shared cluster the replicas of a driver that is killed notice that the registry is gone and take the run's
+    applications down.
     """
-    os.environ.update(run_environment(run))  # inherited by every process that a local cluster starts
-    for name in ("ray", "ray.serve", "ray.train"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
     mine = False  # the run's applications are this process's own once it holds the registry
-    with driver_note(run, address), _terminate_as_interrupt():
+    with open_cluster(run, address):
         try:
-            _connect(run, address)
-            _interrupt_on_terminate()  # Ray has put its own handler in place, which ends the process at once
             port = http.port or (free_port(8000) if address is None else 8000)
             serve.start(
                 proxy_location="HeadOnly" if http.enabled else "Disabled",
@@ -112,7 +107,32 @@ def open_session(
             session.url = f"http://{http.host}:{port}{session.route}".rstrip("/") if http.enabled else None
             yield session
         finally:
-            _leave(run, address, mine)
+            _ignore_signals()
+            if mine:
+                with contextlib.suppress(Exception):
+                    delete_pools(run)
+            if ray.is_initialized() and address is None:
+                with contextlib.suppress(Exception):
+                    serve.shutdown()
+
+
+@contextlib.contextmanager
+def open_cluster(run: str, address: str | None) -> Generator[None]:
+    """Start a local cluster, or join the one at `address`; on the way out stop every process of the run.
+
+    Ctrl-C and SIGTERM leave through the same door. A driver that is killed takes its local cluster with it.
+    """
+    os.environ.update(run_environment(run))  # inherited by every process that a local cluster starts
+    for name in ("ray", "ray.serve", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
+    with driver_note(run, address), _terminate_as_interrupt():
+        try:
+            _connect(run, address)
+            _interrupt_on_terminate()  # Ray has put its own handler in place, which ends the process at once
+            yield
+        finally:
+            _leave(run, address)
 
 
 def _connect(run: str, address: str | None) -> None:
@@ -139,18 +159,9 @@ def _connect(run: str, address: str | None) -> None:
         raise SessionError(f"no Ray cluster at {address}: {error}") from error
 
 
-def _leave(run: str, address: str | None, mine: bool) -> None:
-    # A second Ctrl-C or SIGTERM while leaving must not leave engines behind.
-    with contextlib.suppress(ValueError):
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def _leave(run: str, address: str | None) -> None:
+    _ignore_signals()
     try:
-        if mine:
-            with contextlib.suppress(Exception):
-                delete_pools(run)
-        if ray.is_initialized() and address is None:
-            with contextlib.suppress(Exception):
-                serve.shutdown()
         ray.shutdown()
         if address is None:
             stop_processes(find_processes(run), grace_s=5)
@@ -160,6 +171,13 @@ def _leave(run: str, address: str | None, mine: bool) -> None:
             os.environ.pop(name, None)
         with contextlib.suppress(ValueError):
             signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _ignore_signals() -> None:
+    """While leaving: a second Ctrl-C or SIGTERM must not leave engines behind."""
+    with contextlib.suppress(ValueError):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 @contextlib.contextmanager

@@ -16,19 +16,14 @@ from types import UnionType
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, Field, PositiveInt, ValidationError, model_validator
+
+from pipelines.strict import Strict
+from pipelines.training.config import TrainingConfig
 
 
 class ConfigError(ValueError):
     """The configuration cannot be used; the message names the key and what to do."""
-
-
-class Strict(BaseModel):
-    """Base of every settings class: frozen; unknown keys and infinite numbers are errors; `name=7` is text."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False, coerce_numbers_to_str=True
-    )
 
 
 class Sampling(Strict):
@@ -49,6 +44,7 @@ class ModelConfig(Strict):
     num_cpus: float = Field(1.0, ge=0, description="Ray CPUs a replica reserves")
     num_gpus: float = Field(0.0, ge=0, description="GPUs a replica reserves")
     dtype: Literal["bfloat16", "float32", "float16"] = "bfloat16"
+    weights: Literal["float32", "bfloat16"] = Field("float32", description="transformers only: type of weights")
     max_model_len: PositiveInt = Field(4096, description="prompt and completion together, tokens")
     max_num_seqs: PositiveInt = Field(64, description="sequences decoded together")
     kv_cache_gib: float | None = Field(None, gt=0, description="CPU only: memory of the KV cache")
@@ -56,30 +52,6 @@ class ModelConfig(Strict):
     enforce_eager: bool = False
     threads: PositiveInt | None = Field(None, description="CPU only: threads of one replica; all cores when empty")
     start_timeout_s: float = Field(600, gt=0)
-
-
-class TrainingConfig(Strict):
-    """The DPO trainer. Loss per pair: weight * (DPO + nll_alpha * NLL / len(chosen))."""
-
-    beta: float = Field(0.1, gt=0)
-    nll_alpha: float = Field(0.0, ge=0, description="weight of the chosen side's length-normalised NLL")
-    learning_rate: float = Field(1e-6, gt=0)
-    schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    warmup_ratio: float = Field(0.0, ge=0, lt=1)
-    weight_decay: float = Field(0.0, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
-    epochs: PositiveInt = 1
-    batch_pairs: PositiveInt = Field(32, description="pairs of one optimizer step, over all workers")
-    max_steps: PositiveInt | None = None
-    logprob_chunk: PositiveInt = Field(512, description="response tokens projected to the vocabulary at a time")
-    autocast: Literal["bfloat16", "float32"] = "bfloat16"
-    num_workers: PositiveInt = 1
-    num_cpus: float = Field(1.0, ge=0, description="Ray CPUs a train worker reserves")
-    num_gpus: float = Field(0.0, ge=0, description="GPUs a train worker reserves; 0 trains on CPU")
-    threads: PositiveInt | None = Field(None, description="CPU only: threads of one train worker")
-    max_failures: int = Field(2, ge=0, description="restarts of the training after a worker died")
-    start_timeout_s: float = Field(600, gt=0, description="how long train workers may wait for their resources")
-    timeout_s: float = Field(86_400, gt=0)
 
 
 class ServeConfig(Strict):
@@ -148,10 +120,11 @@ class RunConfig(Strict):
         if policy in self.models and self.models[policy].path is not None:
             raise ValueError(f"models.{policy}.path: the policy learns; give its checkpoint as model=...")
         scorer = self.models.get(reference)
-        if scorer and (scorer.engine != "transformers" or scorer.dtype != self.training.autocast):
+        ours, training = scorer and (scorer.engine, scorer.dtype, scorer.weights), self.training
+        if ours and ours != ("transformers", training.autocast, training.weights):
             raise ValueError(
-                f"models.{reference}: the reference must compute as the trainer does: engine=transformers and "
-                f"dtype={self.training.autocast}, the value of training.autocast"
+                f"models.{reference}: the reference must compute as the trainer does: engine=transformers, "
+                f"dtype={training.autocast} and weights={training.weights}, as training.autocast and training.weights"
             )
         judges = [self.models[m] for m in (judge, self.roles.get("meta_judge", "")) if m in self.models]
         if getattr(self.method, "structured", False) and any(model.engine != "vllm" for model in judges):

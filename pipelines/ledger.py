@@ -13,7 +13,7 @@ import contextlib
 import re
 import socket
 import uuid
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain, count, product
@@ -107,6 +107,14 @@ class Ledger:
         self._folder.put(_of(iteration, "pairs", file), _parquet(table))
         return file
 
+    def replace_pairs(self, iteration: int, pairs: list[Pair]) -> None:
+        """Put `pairs`, which hold every pair of the iteration, in the place of the committed parts."""
+        parts = self._parts(iteration, "pairs")
+        kept = self.commit_pairs(iteration, pairs, "all")
+        for part in parts:
+            if part != kept:
+                self._folder.delete(_of(iteration, "pairs", part))
+
     def committed_prompt_ids(self, iteration: int) -> set[str]:
         """Prompt ids of every committed group; reads that column alone. Raises LedgerError for a damaged part."""
         return {key for part in self._parts(iteration, "groups") for key in self._prompt_ids(iteration, part)}
@@ -168,6 +176,14 @@ class Ledger:
     def mark(self, iteration: int, stage: str, info: dict[str, Any] | None = None) -> None:
         """Record that a stage ("groups", "pairs", "train", "sync") of the iteration is complete."""
         self._folder.put(_of(iteration, "done", f"{_safe(stage)}.json"), to_json({**(info or {}), "time": _now()}))
+
+    def complete(self, iteration: int, stage: str, work: Callable[[], dict[str, Any]]) -> None:
+        """Do the `work` of a stage and mark it with what it returns, unless the stage is complete already."""
+        if self.done(iteration, stage) is None:
+            self.event("stage_started", iteration=iteration, stage=stage)
+            info = work()
+            self.mark(iteration, stage, info)
+            self.event("stage_done", iteration=iteration, stage=stage, **info)
 
     def done(self, iteration: int, stage: str) -> dict[str, Any] | None:
         """What `mark` recorded, and its UTC `time`; None while the stage is not complete."""

@@ -4,17 +4,18 @@ Every stage writes a mark when it is complete, so a run that was killed goes on 
 made again, a finished stage is not repeated. Weight version `v0` is the start model, `v1` what iteration 0 trained.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
-from cluster.session import Session, open_session
+from cluster.session import Session, check_capacity, open_session
 from pipelines.config import RunConfig
 from pipelines.ledger import Ledger
 from pipelines.plan import resource_plan
-from pipelines.progress import RunProgress
+from pipelines.progress import RunProgress, tell_bad_rows
 from pipelines.recipes import get_recipe
 from pipelines.recipes.base import Context, Recipe, SampleStep
 from pipelines.records import Group
@@ -76,9 +77,7 @@ def prepare(config: RunConfig, ledger: Ledger, progress: RunProgress) -> Run:
         raise RunError(f"{ledger.path}: training needs a run folder that is mounted on every node; set runs_dir")
     folder = resolve_model(config.model)
     found = read_prompts(config.prompts, None, config.on_bad_rows)
-    if found.bad_rows:
-        progress.say(f"{len(found.bad_rows)} bad rows left out, listed in {ledger.path}/events.jsonl")
-        ledger.event("bad_rows", rows=[str(row) for row in found.bad_rows[:1000]], count=len(found.bad_rows))
+    tell_bad_rows(found.bad_rows, ledger, progress)
     run = Run(config, ledger, as_trained(folder), found.groups, progress)
     chat = ChatFormat.load(run.model_folder)
     for name, (_, other) in run.sources(0).items():
@@ -112,7 +111,7 @@ def execute(config: RunConfig, ledger: Ledger, progress: RunProgress) -> dict[st
         progress.say(f"run folder {ledger.path}")
         with open_session(ledger.run_id, config.models, config.sync, config.serve, config.address) as session:
             total = resource_plan(config)["total"]
-            session.check_capacity(total["cpus"], total["gpus"])
+            check_capacity(total["cpus"], total["gpus"])
             _start_models(run, session, first)
             for iteration in range(config.iterations):
                 if not ledger.done(iteration, "sync"):
@@ -148,11 +147,7 @@ def run_iteration(run: Run, session: Session, iteration: int) -> None:
         ("sync", update_weights),
     ]
     for name, stage in stages:
-        if ledger.done(iteration, name) is None:
-            ledger.event("stage_started", iteration=iteration, stage=name)
-            info = stage(run, session, iteration)
-            ledger.mark(iteration, name, info)
-            ledger.event("stage_done", iteration=iteration, stage=name, **info)
+        ledger.complete(iteration, name, functools.partial(stage, run, session, iteration))
 
 
 def make_groups(run: Run, session: Session, iteration: int) -> dict[str, Any]:
@@ -220,7 +215,11 @@ def train_policy(run: Run, session: Session, iteration: int) -> dict[str, Any]:
 
     judge_before = _ask_judge(run, session, iteration)
     with watch(run.ledger, iteration, run.progress):
-        summary = train(run.config, run.ledger, iteration, *run.sources(iteration)[run.config.roles["policy"]])
+        sources, roles = run.sources(iteration), run.config.roles
+        (version, folder), (reference_version, _) = sources[roles["policy"]], sources[roles["reference"]]
+        summary = train(
+            run.config.training, run.config.seed, run.ledger, iteration, version, folder, reference_version
+        )
     return {**summary, "judge_before": judge_before}
 
 

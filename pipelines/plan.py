@@ -4,6 +4,7 @@ from typing import Any
 
 from pipelines.config import RunConfig
 from pipelines.recipes import get_recipe
+from pipelines.training.config import TrainingConfig
 
 STAGE_CPUS = 0.05  # a role stage waits on models; the same for the commit stage and the HTTP replica
 
@@ -21,20 +22,22 @@ def resource_plan(config: RunConfig) -> dict[str, Any]:
             "cpus": model.replicas * model.num_cpus,
             "gpus": model.replicas * model.num_gpus,
         }
-    training = config.training
+    training = training_plan(config.training)
     steps = recipe.steps(config.method, 0)
     stages = STAGE_CPUS * (len(steps) + 1) + (STAGE_CPUS if config.serve.enabled else 0)
     return {
         "models": models,
-        "training": {
-            "workers": training.num_workers,
-            "cpus": training.num_workers * training.num_cpus,
-            "gpus": training.num_workers * training.num_gpus,
-        },
+        "training": training,
         "steps": [type(step).__name__ for step in steps],
         "total": {
             # Stages and train workers take turns, the models stay.
-            "cpus": sum(m["cpus"] for m in models.values()) + max(stages, training.num_workers * training.num_cpus),
-            "gpus": sum(m["gpus"] for m in models.values()) + training.num_workers * training.num_gpus,
+            "cpus": sum(m["cpus"] for m in models.values()) + max(stages, training["cpus"]),
+            "gpus": sum(m["gpus"] for m in models.values()) + training["gpus"],
         },
     }
+
+
+def training_plan(training: TrainingConfig) -> dict[str, Any]:
+    """The fewest train workers, and the CPUs and GPUs that they need."""
+    workers = training.worker_range[0]
+    return {"workers": workers, "cpus": workers * training.num_cpus, "gpus": workers * training.num_gpus}

@@ -6,6 +6,9 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from pipelines.ledger import Ledger
+from pipelines.steps.rows import BadRow
+
 LINE_PERIOD_S = 10.0
 
 
@@ -77,3 +80,10 @@ class RunProgress:
                 left = f" · {elapsed / (done - self._already) * (self._total - done):.0f} s left"
             line = f"{self._stage}: {done}/{self._total} · {text}{left}"
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def tell_bad_rows(bad_rows: list[BadRow], ledger: Ledger, progress: RunProgress) -> None:
+    """Say how many rows were left out, and list the first thousand in the run's events."""
+    if bad_rows:
+        progress.say(f"{len(bad_rows)} bad rows left out, listed in {ledger.path}/events.jsonl")
+        ledger.event("bad_rows", rows=[str(row) for row in bad_rows[:1000]], count=len(bad_rows))

@@ -104,6 +104,8 @@ class Pair(TypedDict):
     rejected_score: float | None
     ref_logp_chosen: float | None
     ref_logp_rejected: float | None
+    ref_logps_chosen: NotRequired[list[float] | None]  # of each response token
+    ref_logps_rejected: NotRequired[list[float] | None]
     ref_version: str | None
     template_hash: str | None
 
@@ -194,6 +196,8 @@ PAIRS = pa.schema(
         ("rejected_score", pa.float64()),
         ("ref_logp_chosen", pa.float64()),
         ("ref_logp_rejected", pa.float64()),
+        ("ref_logps_chosen", pa.list_(pa.float32())),
+        ("ref_logps_rejected", pa.list_(pa.float32())),
         ("ref_version", pa.string()),
         ("template_hash", pa.string()),
     ]

@@ -50,3 +50,19 @@ def _print_reply(console: Console, title: str, reply: dict[str, Any] | None) -> 
         highlight=False,
         markup=False,  # a model wrote this
     )
+
+
+def print_training(console: Console, summary: dict[str, Any]) -> None:
+    """Pairs, steps, loss, accuracy and the checkpoint of a training alone, and what to type next."""
+    training = summary["training"]
+    console.print(f"\ntraining finished in {summary['run']}", highlight=False, markup=False, soft_wrap=True)
+    table = Table("pairs", "steps", "loss first → last", "accuracy", "tokens/s")
+    row = [str(summary["pairs"]), str(training["steps"]), "-", "-", "-"]
+    if training["steps"]:
+        row[2] = f"{training['first_loss']:.4f} → {training['last_loss']:.4f}"
+        row[3] = f"{training['last_accuracy']:.0%}" if "last_accuracy" in training else "-"
+        row[4] = f"{training['tokens_per_s']:.0f}"
+    table.add_row(*row)
+    console.print(table)
+    console.print("\nnext:", highlight=False)
+    console.print(f"  appellate serve --model {summary['checkpoint']}", highlight=False, markup=False, soft_wrap=True)

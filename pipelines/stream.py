@@ -23,7 +23,7 @@ from pipelines.config import RunConfig, dump, load_dump
 from pipelines.ledger import Ledger
 from pipelines.plan import STAGE_CPUS
 from pipelines.recipes.base import Context, JudgeStep, MetaJudgeStep, Step
-from pipelines.records import Group, Pair, groups_table, pairs_table
+from pipelines.records import Group, Pair, digest, groups_table, pairs_table
 from pipelines.steps.judgements import distinct_samples
 from pipelines.steps.meta import meta_judge_pairs
 
@@ -134,7 +134,7 @@ class ReferenceStage:
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
         pairs: list[Pair] = batch.to_pylist()
-        return pairs_table(list(await asyncio.gather(*(self._reference.score(p, self._version) for p in pairs))))
+        return pairs_table(await self._reference.score(pairs, self._version))
 
 
 def stream_groups(
@@ -142,7 +142,8 @@ def stream_groups(
     ledger: Ledger,
 ) -> Iterator[dict[str, int]]:
     """Run `steps` over `groups` and commit them; yields {"groups", "tokens", "judgements", "parsed"} as parts land."""
-    dataset = _row_blocks(groups_table(groups))
+    table = groups_table(groups)
+    dataset = _dataset([table.slice(i, 1) for i in range(table.num_rows)])
     for step in steps:
         arguments = {"run": run, "config": dump(config), "sources": sources, "step": step, "context": context}
         dataset = _stage(dataset, RoleStage, arguments, config.stream.groups_in_flight)
@@ -161,10 +162,15 @@ def stream_groups(
 def stream_pairs(
     run: str, config: RunConfig, sources: Sources, pairs: list[Pair], done: Callable[[int], None]
 ) -> list[Pair]:
-    """The pairs with reference log-probabilities, in the order given."""
-    dataset = _row_blocks(pairs_table(pairs))
+    """The pairs with reference log-probabilities, in the order given; a prompt is computed once for up to 8 pairs."""
+    prompts: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        prompts.setdefault(digest(pair["messages"]), []).append(pair)
+    blocks = [some[i : i + 8] for some in prompts.values() for i in range(0, len(some), 8)]
     arguments = {"run": run, "config": dump(config), "sources": sources}
-    dataset = _stage(dataset, ReferenceStage, arguments, config.stream.groups_in_flight)
+    dataset = _stage(
+        _dataset([pairs_table(block) for block in blocks]), ReferenceStage, arguments, config.stream.groups_in_flight
+    )
     scored: list[Pair] = []
     for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         scored += batch.to_pylist()
@@ -173,19 +179,19 @@ def stream_pairs(
     return sorted(scored, key=lambda pair: place[pair["pair_id"]])
 
 
-def _row_blocks(rows: pa.Table) -> Any:
-    """A data set of one block a row, so that rows are neither merged nor waited for."""
+def _dataset(blocks: list[pa.Table]) -> Any:
+    """A data set of these blocks, which are neither merged nor waited for."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.issue_detectors_config.detectors = []  # its memory advice is for tasks, not for a few long-lived actors
-    return ray.data.from_arrow([rows.slice(i, 1) for i in range(rows.num_rows)])
+    return ray.data.from_arrow(blocks)
 
 
 def _stage(dataset: Any, stage: type, arguments: dict[str, Any], in_flight: int) -> Any:
     return dataset.map_batches(
         stage,
         fn_constructor_kwargs=arguments,
-        batch_size=1,
+        batch_size=None,  # a block
         batch_format="pyarrow",
         compute=ActorPoolStrategy(
             size=1, max_tasks_in_flight_per_actor=2 * in_flight, max_concurrent_calls_per_actor=in_flight

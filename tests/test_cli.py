@@ -98,7 +98,7 @@ def test_a_dry_run_prints_the_configuration_and_the_plan_and_makes_nothing(tmp_p
     assert (text.exit_code, data.exit_code) == (0, 0)
     printed = json.loads(data.stdout)
     assert yaml.safe_load(text.stdout) == printed
-    assert printed["config"]["training"]["nll_alpha"] == 1.0
+    assert printed["config"]["training"]["loss"] == "dpo + nll"
     actor = printed["plan"]["models"]["actor"]
     assert (actor["replicas"], actor["cpus"], actor["roles"]) == (3, 1.5, ["policy", "judge", "meta_judge"])
     assert printed["plan"]["total"] == {"cpus": 2.25, "gpus": 0}
@@ -430,5 +430,5 @@ def test_down_on_a_cluster_that_does_not_answer_exits_1(monkeypatch):
 def test_without_a_verb_the_verbs_are_listed():
     result = appellate()
     assert result.exit_code == 2
-    for verb in ("run", "resume", "serve", "judge", "replay", "doctor", "down"):
+    for verb in ("run", "train", "resume", "serve", "judge", "replay", "doctor", "down"):
         assert verb in result.output

@@ -21,7 +21,7 @@ from pipelines.steps.select import parallel_walk
 
 TEMPLATE = "irpo_question"
 TRAINING: dict[str, Any] = {
-    "beta": 0.1, "nll_alpha": 1.0, "learning_rate": 7e-7, "batch_pairs": 16, "max_steps": 5000
+    "beta": 0.1, "loss": "dpo + nll", "learning_rate": 7e-7, "batch_pairs": 16, "max_steps": 5000
 }
 Temperatures = PerIteration[Annotated[float, Field(ge=0)]]
 

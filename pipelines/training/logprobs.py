@@ -1,62 +1,168 @@
-"""Log-probabilities of responses without ever holding [batch, length, vocabulary] logits.
+"""Log-probabilities of responses without ever holding [length, vocabulary] logits.
 
-The reference actor and the trainer call the same function on the same shapes, so that at step 0 the policy's and the
-reference's numbers are equal and the DPO loss is ln 2.
+The reference actor and the trainer call the same function, so that at step 0 the policy's and the reference's numbers
+are equal and the DPO loss is ln 2.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from pipelines.training.attention import Tree, TreeAttentionError, over_trees
+from pipelines.training.packing import Pack, Prompted, pack_sequences
 
-def response_logprobs(
-    model: Any, prompt_ids: list[int], responses: list[list[int]], chunk: int = 512
-) -> list[Tensor]:
-    """log p(response_t | prompt, response_<t) for every response of one prompt.
+CHUNK = 512
 
-    Args:
-        model: a Hugging Face causal language model.
-        prompt_ids: the shared prompt, at least one token.
-        responses: non-empty token lists.
-        chunk: response positions projected to the vocabulary at a time; recomputed in the backward pass.
 
-    Returns:
-        One float32 tensor per response, shape [len(response)], natural logarithm, differentiable.
+class PackedModel(nn.Module):
+    """A causal language model that reads packs; the unit that the parallel strategies wrap.
+
+    Calling it gives, per prediction of the pack, log p(target | what its place sees) and the entropy of the
+    distribution (detached), both float32 [predictions], natural logarithm.
     """
-    if not prompt_ids or not all(responses):
-        raise ValueError("prompt and responses need at least one token each")
-    device = next(model.parameters()).device
-    rows = [prompt_ids + response for response in responses]
-    width = max(map(len, rows))
-    tokens = torch.zeros(len(rows), width, dtype=torch.long)
-    mask = torch.zeros(len(rows), width, dtype=torch.long)
-    for i, row in enumerate(rows):
-        tokens[i, : len(row)] = torch.tensor(row)
-        mask[i, : len(row)] = 1
-    tokens, mask = tokens.to(device), mask.to(device)
-    hidden = model.base_model(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
-    start = len(prompt_ids)
-    # Position t predicts token t + 1: only the positions just before response tokens are projected.
-    states = torch.cat([hidden[i, start - 1 : len(row) - 1] for i, row in enumerate(rows)])
-    targets = torch.cat([tokens[i, start : len(row)] for i, row in enumerate(rows)])
-    logps = chunked_logprobs(states, model.get_output_embeddings(), targets, chunk)
-    return list(logps.split([len(response) for response in responses]))
+
+    def __init__(self, model: Any, chunk: int = CHUNK):
+        super().__init__()
+        self.lm = model
+        self.head: nn.Module = ChunkedHead(model.get_output_embeddings(), chunk)
+
+    def forward(self, pack: Pack) -> tuple[Tensor, Tensor]:
+        """Only the positions that predict are projected to the vocabulary, `chunk` at a time."""
+        device = next(self.lm.parameters()).device
+        tokens = torch.tensor([pack.token_ids], device=device)
+        positions = torch.tensor([pack.position_ids], device=device)
+        with over_trees(self.lm):
+            hidden = backbone(self.lm)(
+                input_ids=tokens, position_ids=positions, use_cache=False, tree=Tree(pack)
+            ).last_hidden_state[0]
+        states = hidden[torch.tensor(pack.sources, device=device)]
+        return self.head(states, torch.tensor(pack.targets, device=device))
 
 
-def chunked_logprobs(states: Tensor, head: nn.Module, targets: Tensor, chunk: int) -> Tensor:
-    """log softmax(head(states))[targets], shapes [T, H] and [T] -> [T] in float32; peak memory chunk x vocabulary."""
-    parts = []
+class ChunkedHead(nn.Module):
+    """The output head as a module that is called once a pass, however many chunks there are."""
+
+    def __init__(self, head: nn.Module, chunk: int):
+        super().__init__()
+        self.head, self.chunk = head, chunk
+
+    def forward(self, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """As `chunked_logprobs`."""
+        return chunked_logprobs(states, self.head, targets, self.chunk)
+
+
+def backbone(model: Any) -> Any:
+    """The decoder below the output head, also where adapters wrap the model; TreeAttentionError where it is hidden."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if inner.base_model is inner:
+        raise TreeAttentionError(f"{type(inner).__name__} does not say which of its parts is below the output head")
+    return inner.base_model
+
+
+def chunked_logprobs(
+    states: Tensor, head: Callable[[Tensor], Tensor], targets: Tensor, chunk: int
+) -> tuple[Tensor, Tensor]:
+    """log softmax(head(states))[targets] and the softmax's entropy; shapes [T, H] and [T] -> two [T] in float32.
+
+    What backward needs of a chunk is computed again there, so peak memory is chunk x vocabulary.
+    """
+    logps, entropies = [], []
     for s, t in zip(states.split(chunk), targets.split(chunk), strict=True):
-        if torch.is_grad_enabled():
-            parts.append(checkpoint(_project, s, head, t, use_reentrant=False))
+        if torch.is_grad_enabled() and len(targets) > chunk:
+            logp, entropy = checkpoint(_project, s, head, t, use_reentrant=False)
         else:
-            parts.append(_project(s, head, t))
-    return torch.cat(parts)
+            logp, entropy = _project(s, head, t)
+        logps.append(logp)
+        entropies.append(entropy)
+    return torch.cat(logps), torch.cat(entropies)
 
 
-def _project(states: Tensor, head: nn.Module, targets: Tensor) -> Tensor:
-    logits = head(states).float()
-    return -F.cross_entropy(logits, targets, reduction="none")
+def _project(states: Tensor, head: Callable[[Tensor], Tensor], targets: Tensor) -> tuple[Tensor, Tensor]:
+    return _TokenLogProbs.apply(head(states), targets)
+
+
+class _TokenLogProbs(torch.autograd.Function):
+    """log softmax(logits)[targets] and entropy, a few rows at a time in float32.
+
+    Backward writes the gradient into the logits' own memory, so nothing of their size is ever made a second time.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        logps, entropies, norms = [], [], []
+        for some, target in zip(logits.split(_rows(logits)), targets.split(_rows(logits)), strict=True):
+            values = some.float()
+            norm = torch.logsumexp(values, -1, keepdim=True)
+            values = values - norm
+            logps.append(values.gather(-1, target[:, None])[:, 0])
+            entropies.append(-values.exp().mul_(values).sum(-1))
+            norms.append(norm)
+        ctx.save_for_backward(logits, targets, torch.cat(norms))
+        ctx.mark_non_differentiable(entropy := torch.cat(entropies))
+        return torch.cat(logps), entropy
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        logits, targets, norms = ctx.saved_tensors
+        rows = _rows(logits)
+        parts = (tensor.split(rows) for tensor in (logits.detach(), targets, norms, gradients[0]))
+        for some, target, norm, gradient in zip(*parts, strict=True):
+            values = (some.float() - norm).exp_().mul_(-gradient[:, None])
+            values.scatter_add_(-1, target[:, None], gradient[:, None])
+            some.copy_(values)
+        return logits, None
+
+
+def _rows(logits: Tensor) -> int:
+    """Rows worked on at a time: what stays in a CPU's cache, or fills a GPU."""
+    return max(1, (2**28 if logits.is_cuda else 2**21) // logits.shape[-1])
+
+
+def response_logprobs(model: Any, sequences: list[Prompted], chunk: int = CHUNK) -> list[Tensor]:
+    """log p(response_t | prompt, response_<t) for each (prompt, response), one float32 tensor [len(response)] each."""
+    pack = pack_sequences(sequences)
+    logps, _ = PackedModel(model, chunk)(pack)
+    return [logps[torch.tensor(places, device=logps.device)] for places in pack.responses]
+
+
+def padded_logprobs(model: Any, sequences: list[Prompted]) -> list[Tensor]:
+    """The same by the textbook: one padded row a sequence, all logits; what packing is checked against."""
+    device = next(model.parameters()).device
+    width = max(len(prompt) + len(response) for prompt, response in sequences)
+    tokens = torch.zeros(len(sequences), width, dtype=torch.long)
+    mask = torch.zeros_like(tokens)
+    for i, (prompt, response) in enumerate(sequences):
+        row = torch.tensor([*prompt, *response])
+        tokens[i, : len(row)], mask[i, : len(row)] = row, 1
+    logits = model(input_ids=tokens.to(device), attention_mask=mask.to(device), use_cache=False).logits
+    logps = torch.log_softmax(logits.float(), -1)
+    return [
+        logps[i, range(len(p) - 1, len(p) + len(r) - 1), list(r)] for i, (p, r) in enumerate(sequences)
+    ]
+
+
+def check_packing(model: Any) -> None:
+    """Compare both ways on a few tokens; raises TreeAttentionError where this architecture does not fit into packs.
+
+    It finds attention that ignores the tree (recurrent layers, absolute positions by order) and heads that do more to
+    the logits than project.
+    """
+    sequences: list[Prompted] = [
+        (range(20, 52), range(30, 38)), (range(20, 52), range(40, 43)), (range(21, 26), range(33, 39))
+    ]
+    with torch.no_grad():
+        try:
+            packed = response_logprobs(model, sequences)
+        except TypeError as error:  # a forward without room for further keyword arguments
+            raise TreeAttentionError(f"{type(model).__name__} takes no tree: {error}") from error
+        padded = padded_logprobs(model, sequences)
+    off = max(float((a - b).abs().max()) for a, b in zip(packed, padded, strict=True))
+    tolerance = 0.5 if next(model.parameters()).dtype != torch.float32 else 1e-2
+    if not off <= tolerance:
+        raise TreeAttentionError(
+            f"{type(model).__name__} gives other log-probabilities in a pack (off by {off:.3g} at one token); "
+            "its attention or head is of a kind that cannot be packed"
+        )

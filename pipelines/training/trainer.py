@@ -6,25 +6,28 @@ import time
 from collections.abc import Callable, Generator
 from typing import Any
 
-from pipelines.config import RunConfig, TrainingConfig
 from pipelines.ledger import Ledger
 from pipelines.progress import RunProgress
+from pipelines.training.config import TrainingConfig
 from pipelines.training.errors import TrainingError
 
 
-def train(config: RunConfig, ledger: Ledger, iteration: int, version: str, model_folder: str) -> dict[str, Any]:
+def train(
+    settings: TrainingConfig, seed: int, ledger: Ledger, iteration: int, version: str, model_folder: str,
+    reference_version: str | None = None,
+) -> dict[str, Any]:
     """Train on the iteration's pairs from weights `version` in `model_folder`; returns `training_summary`.
 
-    The new checkpoint is in `ledger.checkpoint_dir(iteration)`. A worker group that loses a worker starts again from
-    `model_folder` with the same batches, up to `training.max_failures` times. Raises TrainingError with the workers'
-    own message, or when they do not start within `training.start_timeout_s` or end within `training.timeout_s`.
+    The pairs' reference log-probabilities must come from `reference_version`, the start weights when not given. The
+    new checkpoint is in `ledger.checkpoint_dir(iteration)`. A worker group that loses a worker, or is given more, goes
+    on from its last state with the same batches, after failures up to `max_failures` times. Raises TrainingError with
+    the workers' own message, or when they do not start within `start_timeout_s` or end within `timeout_s`.
     """
     import ray.train
     import ray.train.torch
 
     from pipelines.training.worker import train_loop
 
-    settings = config.training
     api: Any = ray.train  # its annotations are unions of two API generations, which no call can satisfy
     trainer = api.torch.TorchTrainer(
         train_loop,
@@ -34,9 +37,10 @@ def train(config: RunConfig, ledger: Ledger, iteration: int, version: str, model
             "iteration": iteration,
             "model": model_folder,
             "version": version,
-            "seed": config.seed,
+            "reference_version": reference_version or version,
+            "seed": seed,
         },
-        torch_config=api.torch.TorchConfig(backend="nccl" if settings.num_gpus else "gloo"),
+        torch_config=api.torch.TorchConfig(backend="cpu:gloo,cuda:nccl" if settings.num_gpus else "gloo"),
         scaling_config=api.ScalingConfig(
             num_workers=settings.num_workers,
             use_gpu=settings.num_gpus > 0,
@@ -82,28 +86,41 @@ def _fit(trainer: Any, settings: TrainingConfig, records: Callable[[], list[dict
 
 
 def training_summary(ledger: Ledger, iteration: int) -> dict[str, Any]:
-    """First and last step of the last start of training, from the iteration's metrics."""
-    steps = current_steps(ledger.read_metrics(iteration))
+    """First and last step, and what was left out, from the iteration's metrics."""
+    records = ledger.read_metrics(iteration)
+    steps = current_steps(records)
     taken = [step for step in steps if not step["skipped"]]
-    skipped = len(steps) - len(taken)
+    left_out = [record["count"] for record in records if record.get("event") == "left_out"]
+    validated = [record["loss"] for record in records if record.get("event") == "validation"]
+    validated = [loss for loss in validated if loss is not None]
+    summary: dict[str, Any] = {"steps": len(taken), "skipped_steps": len(steps) - len(taken)}
+    summary |= {"left_out_pairs": left_out[-1]} if left_out else {}
+    summary |= {"best_validation_loss": min(validated)} if validated else {}
     if not taken:  # a skipped step may have no finite number at all
-        return {"steps": 0, "skipped_steps": skipped}
+        return summary
     first, last = taken[0], taken[-1]
-    return {
-        "steps": len(taken),
-        "first_dpo_loss": first["dpo_loss"],
-        "last_dpo_loss": last["dpo_loss"],
+    return summary | {
+        "first_loss": first["loss"],
+        "last_loss": last["loss"],
+        "first_dpo_loss": first.get("dpo_loss"),
+        "last_dpo_loss": last.get("dpo_loss"),
         "last_accuracy": last["accuracy"],
-        "last_margin": last["reward_chosen"] - last["reward_rejected"],
-        "skipped_steps": skipped,
+        "last_margin": last["margin"],
         "seconds": sum(step["seconds"] for step in steps),
+        "tokens_per_s": sum(step["tokens"] for step in steps) / sum(step["seconds"] for step in steps),
+        "peak_memory_gib": max(step["peak_memory_gib"] for step in steps),
     }
 
 
 def current_steps(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The step records after the last "start": earlier ones are of worker groups that died."""
-    starts = [i for i, record in enumerate(metrics) if record.get("event") == "start"]
-    return [record for record in metrics[starts[-1] + 1 if starts else 0 :] if "step" in record]
+    """Every step once, in order: a worker group that starts again takes the steps after its state anew."""
+    steps: dict[int, dict[str, Any]] = {}
+    for record in metrics:
+        if record.get("event") == "start":
+            steps = {number: step for number, step in steps.items() if number < record["first_step"]}
+        elif "step" in record:
+            steps[record["step"]] = record
+    return [steps[number] for number in sorted(steps)]
 
 
 @contextlib.contextmanager
@@ -122,7 +139,7 @@ def watch(ledger: Ledger, iteration: int, progress: RunProgress) -> Generator[No
                 progress.stage(f"iteration {iteration}: training", total)
             if total and steps:
                 tokens = int(sum(step["tokens"] for step in steps))
-                loss = steps[-1].get("dpo_loss")
+                loss = steps[-1].get("loss")
                 progress.update(len(steps), tokens, note="skipped a step" if loss is None else f"loss {loss:.4f}")
 
     thread = threading.Thread(target=follow, name="watch-training", daemon=True)

@@ -79,7 +79,8 @@ def test_the_template_owns_its_control_tokens(chat):
     (start, end) = (1, 2)
     ids = chat.render([Message(role="user", content="<|im_end|>")])
     assert (ids.count(start), ids.count(end), chat.end_of_turn()) == (3, 2, end)
-    assert chat.decode([*chat.encode("four"), end]) == "four"
+    assert chat.turn("four<|im_end|>") == [*chat.encode("four<|im_end|>"), end]
+    assert chat.decode(chat.turn("four")) == "four"
 
 
 @pytest.mark.parametrize("text", ["\ue0000\ue001", "before \ue00012\ue001 after"])

@@ -12,6 +12,10 @@ from transformers import AutoModelForCausalLM
 from actors.engine import EngineError, Request, UnsupportedRequest, WeightError
 from actors.torch_engine import TorchEngine
 from pipelines.config import ModelConfig
+from pipelines.training.checkpoint import load_model
+from pipelines.training.config import TrainingConfig
+from pipelines.training.learner import Learner
+from pipelines.training.strategies import make_strategy
 
 PROMPT = [1, 9690, 198, 42]
 RESPONSES = [[5, 6, 7, 2], [900], [31, 32, 33, 34, 35, 36]]
@@ -120,6 +124,38 @@ async def test_scores_are_the_log_softmax_of_a_plain_forward_pass(tiny, tiny_mod
     for score, response in zip(scores, RESPONSES, strict=True):
         assert score == pytest.approx(full_softmax(tiny_model, PROMPT, response), abs=2e-5)
     assert min(min(score) for score in scores) < max(max(score) for score in scores) - 1  # they say something
+
+
+@pytest.mark.parametrize(("dtype", "weights"), [("bfloat16", "float32"), ("bfloat16", "bfloat16")])
+async def test_scores_are_those_of_the_trainers_numerics(tiny_model, dtype, weights):
+    """So that the first loss of a training is ln 2: the same weights, packs and autocast, bit for bit."""
+    config = TrainingConfig(autocast=dtype, weights=weights)
+    learner = Learner(make_strategy(load_model(tiny_model, config), config, "cpu"), config)
+    live = engine(tiny_model, ModelConfig(engine="transformers", dtype=dtype, weights=weights, threads=1))
+    assert live._model.dtype == getattr(torch, weights)
+    rows = [{"prompt_ids": PROMPT, "chosen_ids": RESPONSES[0], "rejected_ids": RESPONSES[2]}]
+    pairs: Any = rows
+    (expected,) = learner.reference(pairs, "v0")
+    scores = await live.score(PROMPT, [RESPONSES[0], RESPONSES[2]])
+    assert scores == [expected["ref_logps_chosen"], expected["ref_logps_rejected"]]
+    exact = [full_softmax(tiny_model, PROMPT, RESPONSES[i]) for i in (0, 2)]
+    for found, other in zip(scores, exact, strict=True):
+        assert found != other
+        assert found == pytest.approx(other, abs=0.5)
+
+
+async def test_equal_responses_are_each_scored(tiny):
+    first, other, second = await tiny.score(PROMPT, [RESPONSES[0], RESPONSES[1], RESPONSES[0]])
+    assert first == second
+    assert (len(first), len(other)) == (4, 1)
+
+
+async def test_after_scores_the_model_generates_as_before(tiny_model):
+    """Scores attend over trees of responses, which generation knows nothing of."""
+    live = engine(tiny_model)
+    before = await live.generate(request())
+    await live.score(PROMPT, RESPONSES)
+    assert await live.generate(request()) == before
 
 
 async def test_loaded_weights_score_as_a_fresh_engine_does(tiny_model, other_model):

@@ -186,8 +186,11 @@ def test_configuration_and_records_load_no_framework():
     [
         ("models.actor.path=/some/model", "models.actor.path: the policy learns"),
         ("models.reference.engine=vllm", "models.reference: the reference must compute as the trainer does"),
-        ("training.autocast=float32", "dtype=float32, the value of training.autocast"),
-        ("models.reference.dtype=float32", "dtype=bfloat16, the value of training.autocast"),
+        ("training.autocast=float32", "engine=transformers, dtype=float32 and weights=float32, as training.autocast"),
+        ("models.reference.dtype=float32", "dtype=bfloat16 and weights=float32, as training.autocast"),
+        ("training.weights=bfloat16", "dtype=bfloat16 and weights=bfloat16, as training.autocast and training.weights"),
+        ("models.reference.weights=bfloat16", "dtype=bfloat16 and weights=float32, as training.autocast"),
+        ("training.loss=dpo + nl", "training.loss: 'nl' is no loss, did you mean nll?"),
     ],
 )
 def test_what_could_only_fail_after_sampling_fails_at_once(word, says):

@@ -10,6 +10,7 @@ from pipelines.recipes.base import SampleStep
 from pipelines.recipes.irpo import RECIPE, Settings
 from pipelines.records import Group
 from pipelines.steps.render import prompt_messages
+from pipelines.training.config import TrainingConfig
 from tests.pipelines.planted import group, noise, run_recipe, sample
 
 
@@ -32,12 +33,8 @@ def test_paper_defaults() -> None:
     assert [s.temperature for s in sampling] == [0.8, 0.8, 1.3, 1.3, 1.3]
     assert {(s.n, s.top_p) for s in sampling} == {(30, 1.0)}
     training = RECIPE.training
-    assert (training["beta"], training["nll_alpha"], training["learning_rate"], training["batch_pairs"]) == (
-        0.1,
-        1.0,
-        7e-7,
-        16,
-    )
+    assert (training["beta"], training["learning_rate"], training["batch_pairs"]) == (0.1, 7e-7, 16)
+    assert TrainingConfig(**training).losses == {"dpo": 1.0, "nll": 1.0}
 
 
 def test_one_changed_value_keeps_the_papers_others() -> None:

@@ -1,10 +1,8 @@
 """The run directory under crashes, damage, two drivers and an object store."""
 
-import json
 import os
 import pickle
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -151,6 +149,37 @@ def test_pairs_are_sorted_and_unique(ledger):
     assert table["chosen_text"].to_pylist() == ["c"] * 4
     ledger.commit_pairs(0, [pair("z")], "2")  # a part is replaced as a whole
     assert ledger.read_pairs(0)["pair_id"].to_pylist() == ["b", "d", "z"]
+
+
+def test_all_pairs_are_replaced_at_once(ledger):
+    ledger.commit_pairs(0, [pair("d"), pair("b")], "1")
+    ledger.commit_pairs(0, [pair("c"), pair("a")], "2")
+    ledger.commit_pairs(1, [pair("a")], "1")
+    ledger.replace_pairs(0, [pair(key, "new") for key in "dcba"])
+    table = ledger.read_pairs(0)
+    assert table["pair_id"].to_pylist() == ["a", "b", "c", "d"]
+    assert table["chosen_text"].to_pylist() == ["new"] * 4
+    assert os.listdir(Path(ledger.path, "iterations/0000/pairs")) == ["part-all.parquet"]
+    ledger.replace_pairs(0, [pair(key, "newer") for key in "abc"])  # the one part that there is now
+    assert ledger.read_pairs(0)["chosen_text"].to_pylist() == ["newer"] * 3
+    assert ledger.read_pairs(1)["chosen_text"].to_pylist() == ["c"]
+
+
+def test_a_crash_while_pairs_are_replaced_leaves_every_pair_once(ledger, monkeypatch):
+    for part in ("0", "1", "zz"):
+        ledger.commit_pairs(0, [pair(f"p{part}")], part)
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage.Folder, "delete", die)
+        with pytest.raises(KeyboardInterrupt):
+            ledger.replace_pairs(0, [pair(f"p{part}", "new") for part in ("0", "1", "zz")])
+    rows = ledger.read_pairs(0).to_pylist()
+    assert [row["pair_id"] for row in rows] == ["p0", "p1", "pzz"]
+    ledger.replace_pairs(0, [{**row, "chosen_text": "new"} for row in rows])
+    assert ledger.read_pairs(0)["chosen_text"].to_pylist() == ["new"] * 3
 
 
 def test_derived_fields_replace_raw_groups_part_by_part(ledger):
@@ -312,6 +341,26 @@ def test_stage_marks(ledger):
         ledger.done(0, "groups")
 
 
+def test_a_stage_is_completed_once(ledger):
+    ran = []
+
+    def work() -> dict[str, int]:
+        ran.append("work")
+        if len(ran) == 1:
+            raise RuntimeError("killed")
+        return {"steps": 3}
+
+    with pytest.raises(RuntimeError, match="killed"):
+        ledger.complete(0, "train", work)
+    assert ledger.done(0, "train") is None
+    for _ in range(2):
+        ledger.complete(0, "train", work)
+    assert ran == ["work"] * 2
+    assert (ledger.done(0, "train") or {})["steps"] == 3
+    events = [(event["kind"], event["stage"], event.get("steps")) for event in ledger.events()]
+    assert events == [("stage_started", "train", None)] * 2 + [("stage_done", "train", 3)]
+
+
 def test_metrics_are_strict_json(ledger):
     class Scalar:
         def item(self):
@@ -350,73 +399,6 @@ def test_events_of_many_writers_stay_whole(ledger):
     assert sorted(seen) == [(who, number) for who in range(4) for number in range(50)]
 
 
-# ---- one driver
-
-HOLD = """
-with Ledger(sys.argv[1]).lock():
-    print("locked", flush=True)
-    time.sleep(60)
-"""
-
-
-def test_a_second_driver_is_refused_until_the_first_is_dead(ledger):
-    child = spawn(HOLD, ledger.path)
-    assert child.stdout is not None
-    assert child.stdout.readline() == "locked\n"
-    try:
-        with pytest.raises(LedgerError, match=rf"process {child.pid} on .* has driven this run since"), ledger.lock():
-            pass
-    finally:
-        child.kill()
-    with pytest.raises(AssertionError), ledger.lock():  # taken over, although the dead child is still a zombie
-        raise AssertionError
-    child.communicate()
-    assert not Path(ledger.path, "driver.json").exists()  # released by the error too
-    assert ledger.events()[-1]["kind"] == "lock_taken_over"
-    assert ledger.events()[-1]["pid"] == child.pid
-    with ledger.lock(), pytest.raises(LedgerError, match=f"process {os.getpid()}"), ledger.lock():
-        pass
-
-
-@pytest.mark.parametrize(("change", "taken"), [({"started": 1.0}, True), ({"host": "elsewhere"}, False)])
-def test_a_used_again_process_id_and_another_host(ledger, change, taken):
-    with ledger.lock():
-        holder = json.loads(Path(ledger.path, "driver.json").read_text())
-    Path(ledger.path, "driver.json").write_text(json.dumps({**holder, **change}))
-    if taken:
-        with ledger.lock():
-            pass
-    else:
-        with pytest.raises(LedgerError, match=r"on elsewhere .*delete driver\.json"), ledger.lock():
-            pass
-
-
-def test_one_of_many_takes_a_stale_lock_over(ledger):
-    stale = {"pid": os.getpid(), "host": socket.gethostname(), "started": 1.0, "token": "x", "time": "then"}
-    Path(ledger.path, "driver.json").write_text(json.dumps(stale))
-    start, end = threading.Barrier(6), threading.Event()
-    outcomes: list[str] = []
-
-    def drive():
-        start.wait()
-        try:
-            with ledger.lock():
-                outcomes.append("drives")
-                end.wait(10)
-        except LedgerError:
-            outcomes.append("refused")
-
-    threads = [threading.Thread(target=drive) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    while len(outcomes) < 6:
-        time.sleep(0.01)
-    end.set()
-    for thread in threads:
-        thread.join()
-    assert sorted(outcomes) == ["drives"] + ["refused"] * 5
-
-
 # ---- an object store
 
 
@@ -432,6 +414,7 @@ def test_a_run_in_an_object_store(bucket):
         bucket.commit_groups(0, groups[2:])
         bucket.replace_groups(0, [{**g, "dropped": "x"} for g in bucket.iter_groups(0)])
         bucket.commit_pairs(0, [pair("b"), pair("a")], "0")
+        bucket.replace_pairs(0, [pair("a"), pair("b")])
         bucket.mark(0, "pairs")
         for number in range(3):
             bucket.append_metrics(0, {"step": number})

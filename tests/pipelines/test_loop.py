@@ -23,6 +23,7 @@ from pipelines.progress import RunProgress
 from pipelines.records import new_group
 from pipelines.steps.make_prompts import InputError
 from pipelines.steps.render import prompt_messages
+from pipelines.training import trainer
 from tests.pipelines.planted import planted_iteration
 
 ROWS = [{"prompt": "What is 2 + 2?", "gold": "4"}, {"prompt": "What is 3 + 3?", "gold": "6"}]
@@ -250,13 +251,15 @@ def test_pairs_are_selected_scored_and_committed_and_the_groups_filled(make_run,
     def stream(name: str, config: Any, sources: dict[str, Any], pairs: list[Any], done: Any) -> Any:
         version, folder = sources["reference"]
         asked.append((folder, version))
-        return [{**pair, "ref_logp_chosen": -1.0, "ref_version": version} for pair in pairs]
+        return [{**pair, "ref_logps_chosen": [-0.75, -0.25], "ref_logp_chosen": -1.0, "ref_version": version}
+                for pair in pairs]
 
     monkeypatch.setattr(pipelines.stream, "stream_pairs", stream)
     info = loop.make_pairs(run, cast(Any, None), 0)
     table = run.ledger.read_pairs(0)
     assert info["pairs"] == table.num_rows == sum(info["accounting"]["pairs"].values()) > 6
     assert set(table["ref_version"].to_pylist()) == {"v0"}
+    assert table["ref_logps_chosen"].to_pylist() == [[-0.75, -0.25]] * table.num_rows
     assert asked == [(run.model_folder, "v0")]
     first = (run.ledger.path, table.to_pylist())
     assert all(s["score"] is not None for group in run.ledger.iter_groups(0) for s in group["samples"])
@@ -275,6 +278,20 @@ def test_an_iteration_without_a_pair_says_why_and_keeps_its_weights(make_run):
     run.ledger.mark(0, "train", {"skipped": True, "steps": 0})
     assert run.folder(1) == run.model_folder
     assert run.folder(2) == run.ledger.checkpoint_dir(1)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_the_trainer_is_told_whose_log_probabilities_the_pairs_hold(make_run, tiny_model, monkeypatch, frozen):
+    words = [f"models.reference.path={tiny_model}"] if frozen else []
+    run = make_run(ROWS, "training.loss=dpo + nll", "seed=4", *words)
+    run.ledger.mark(1, "pairs", {"pairs": 3})
+    given = []
+    monkeypatch.setattr(trainer, "train", lambda *words: given.append(words) or {"steps": 2})
+    summary = loop.train_policy(run, cast(Any, ScriptedSession()), 1)
+    assert given == [
+        (run.config.training, 4, run.ledger, 1, "v1", run.ledger.checkpoint_dir(0), "frozen" if frozen else "v1")
+    ]
+    assert summary == {"steps": 2, "judge_before": None}
 
 
 # ---- the live judge in the summary

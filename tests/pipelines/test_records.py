@@ -30,6 +30,7 @@ from pipelines.records import (
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=20)
 INT32 = st.integers(0, 2**31 - 1)
 SCORES = st.none() | st.floats(allow_nan=False)
+LOG_PROBABILITIES = st.none() | st.lists(st.floats(max_value=0, width=32), max_size=3)
 MAYBE = st.none() | TEXTS
 SAMPLES = st.builds(
     Sample, sample_id=TEXTS, index=INT32, kind=TEXTS, text=TEXTS, thought=MAYBE, answer=MAYBE,
@@ -56,7 +57,8 @@ PAIR = st.builds(
     prompt_ids=st.lists(INT32, max_size=3), chosen_ids=st.lists(INT32, max_size=3),
     rejected_ids=st.lists(INT32, max_size=3), chosen_text=TEXTS, rejected_text=TEXTS, chosen_from=TEXTS,
     rejected_from=TEXTS, weight=st.floats(allow_nan=False), chosen_score=SCORES, rejected_score=SCORES,
-    ref_logp_chosen=SCORES, ref_logp_rejected=SCORES, ref_version=MAYBE, template_hash=MAYBE,
+    ref_logp_chosen=SCORES, ref_logp_rejected=SCORES, ref_logps_chosen=LOG_PROBABILITIES,
+    ref_logps_rejected=LOG_PROBABILITIES, ref_version=MAYBE, template_hash=MAYBE,
 )
 POSITION = (7, "irpo", 2, "abc", "sample", 3)
 
@@ -91,6 +93,9 @@ def test_absent_optional_fields_become_null():
     group["samples"] = [{"sample_id": "s", "index": 0, "text": "t"}]
     sample = groups_table([cast(Group, group)]).to_pylist()[0]["samples"][0]
     assert (sample["sample_id"], sample["score"], sample["thought"]) == ("s", None, None)
+    pair: Any = {"pair_id": "p", "ref_logp_chosen": -1.5}
+    (row,) = pairs_table([pair]).to_pylist()
+    assert (row["ref_logp_chosen"], row["ref_logps_chosen"], row["ref_logps_rejected"]) == (-1.5, None, None)
 
 
 def test_ids_and_seeds_are_the_same_in_every_process():

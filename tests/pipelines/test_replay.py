@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipelines.config import ConfigError
-from pipelines.records import PAIRS, groups_table
+from pipelines.records import PAIRS, groups_table, pairs_table
 from pipelines.replay import InputError, read_groups, replay
 from pipelines.steps import make_prompts
 from tests.pipelines.planted import group, judged_group, meta, run_recipe, sample
@@ -52,7 +52,7 @@ def test_replay_makes_the_pairs_of_the_recipe(tmp_path: Path) -> None:
     expected = (
         run_recipe("meta_rewarding", planted()[:2])[1] + run_recipe("meta_rewarding", planted()[2:], iteration=3)[1]
     )
-    assert table.to_pylist() == [dict(p) for p in expected]
+    assert table.equals(pairs_table(expected))
     assert [(p["iteration"], p["kind"]) for p in expected] == [(0, "actor"), (0, "judge"), (3, "actor")]
     assert summary["pairs"] == {"actor": 2, "judge": 1}
     assert summary["dropped"] == {"tied_scores": 1}

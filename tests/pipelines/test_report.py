@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 
 from pipelines.progress import RunProgress
-from pipelines.report import print_summary
+from pipelines.report import print_summary, print_training
 
 RUN = "/data/runs/with-a-rather-long-folder-name-that-must-not-be-broken-over-two-lines/2026-11-22-a"
 JUDGE = {"weight_version": "v0", "scores": [2.5], "readable": 2, "votes": 3, "text": "Reasons.\nScore: 2.5"}
@@ -50,6 +50,29 @@ def test_a_judge_that_said_nothing_and_a_training_without_a_step():
     )
     assert "ends “”" in text.replace("\n", " ")
     assert "nan" not in text
+
+
+def shown_training(**changes: Any) -> str:
+    screen = io.StringIO()
+    training = {"steps": 3, "first_loss": 0.693147, "last_loss": 0.25, "last_accuracy": 0.75, "tokens_per_s": 1234.5}
+    summary = {"run": RUN, "pairs": 48, "checkpoint": f"{RUN}/iterations/0000/checkpoint", "bad_rows": 0,
+               "training": {**training, **changes}}
+    print_training(Console(file=screen, width=100), summary)
+    return screen.getvalue()
+
+
+def test_a_training_alone_is_shown():
+    text = shown_training()
+    assert f"training finished in {RUN}\n" in text
+    for part in ("48", "3", "0.6931", "0.2500", "75%", "1234"):
+        assert part in text
+    assert f"  appellate serve --model {RUN}/iterations/0000/checkpoint\n" in text
+
+
+def test_a_training_alone_without_a_step_is_shown():
+    text = shown_training(steps=0, first_loss=None, last_loss=None, last_accuracy=None, tokens_per_s=None)
+    assert "48" in text
+    assert "None" not in text
 
 
 def test_progress_off_a_terminal_is_a_line_at_each_end_and_keeps_brackets():

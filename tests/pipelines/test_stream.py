@@ -1,18 +1,19 @@
 """The role stages without Ray: what one call that cannot be asked costs. The model is scripted."""
 
 import json
+from itertools import accumulate
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from actors.chat import ChatFormatError
+from actors.chat import ChatFormat, ChatFormatError
 from actors.engine import Completion
 from actors.speaker import PromptTooLong
 from pipelines import stream
-from pipelines.config import Sampling
+from pipelines.config import Sampling, resolve
 from pipelines.recipes.base import Context, JudgeStep, MetaJudgeStep, SampleStep, Step
-from pipelines.records import Group, groups_table
+from pipelines.records import Group, Pair, groups_table, pairs_table
 from pipelines.steps.accounting import accounting
 from tests.pipelines.planted import group, judged_group, run_recipe, sample
 
@@ -101,3 +102,61 @@ async def test_what_can_be_asked_is_all_recorded(work):
     assert (len(made["judgements"]), len(made["meta_judgements"])) == (4, 4)
     report = accounting(*run_recipe("meta_rewarding", [made]))
     assert (report["unjudged_samples"], report["judgements"]["rates"]["ok"]) == (0, 1.0)
+
+
+# ---- pairs through the reference
+
+
+def some_pairs(count: int, prompts: int) -> list[Pair]:
+    (found,) = run_recipe("meta_rewarding", [judged_group({"y": ("one", ["Score: 1"]), "z": ("two", ["Score: 4"])})])[1]
+    return [
+        {**found, "pair_id": f"{(7 * i) % count}", "messages": [{"role": "user", "content": f"question {i % prompts}"}]}
+        for i in range(count)
+    ]
+
+
+async def test_a_block_of_pairs_is_scored_by_the_reference_as_the_policy_reads_it(monkeypatch):
+    """A frozen reference may have a chat template of its own; what is trained on is the policy's."""
+    asked = []
+
+    async def score(prompt_ids: list[int], responses: list[list[int]], version: str) -> Any:
+        asked.append((prompt_ids, version))
+        return [[-0.5] * len(response) for response in responses], version
+
+    def connect(run: str, config: Any, sources: Any, role: str) -> Any:
+        return SimpleNamespace(score=score), "own", sources[role][0], SimpleNamespace(roles={"policy": "actor"})
+
+    def load(folder: str) -> Any:
+        return SimpleNamespace(render=lambda messages: [len(folder), len(messages)], template_hash=f"of {folder}")
+
+    monkeypatch.setattr(stream, "_connect", connect)
+    monkeypatch.setattr(ChatFormat, "load", load)
+    stage = stream.ReferenceStage("run", {}, {"reference": ("frozen", "/ref"), "actor": ("v4", "/policy")})
+    made = (await stage(pairs_table(some_pairs(3, 1)))).to_pylist()
+    assert asked == [([7, 1], "frozen")]
+    assert [(row["ref_version"], row["template_hash"]) for row in made] == [("frozen", "of /policy")] * 3
+    assert all(row["ref_logps_chosen"] == [-0.5] * len(row["chosen_ids"]) for row in made)
+
+
+@pytest.mark.parametrize(("count", "prompts", "sizes"), [(5, 5, [1] * 5), (20, 2, [8, 2, 8, 2]), (9, 3, [3] * 3)])
+def test_pairs_of_a_prompt_travel_together_and_come_back_in_order(monkeypatch, count, prompts, sizes):
+    """A block is what the reference computes at once; blocks come back in any order."""
+    pairs, told, blocks = some_pairs(count, prompts), [], []
+
+    class Scored:
+        def __init__(self, tables: list[Any], stage: Any, arguments: dict[str, Any], in_flight: int):
+            assert (stage, arguments["sources"]) == (stream.ReferenceStage, {"reference": ("v4", "/folder")})
+            self.tables = tables
+
+        def iter_batches(self, **_: Any) -> Any:
+            blocks.extend(table.to_pylist() for table in self.tables)
+            return iter(self.tables[::-1])
+
+    monkeypatch.setattr(stream, "_dataset", lambda tables: tables)
+    monkeypatch.setattr(stream, "_stage", Scored)
+    config = resolve("irpo", ["prompts=p.jsonl"], "cpu")
+    made = stream.stream_pairs("run", config, {"reference": ("v4", "/folder")}, pairs, told.append)
+    assert [pair["pair_id"] for pair in made] == [pair["pair_id"] for pair in pairs]
+    assert [len(block) for block in blocks] == sizes
+    assert all(len({pair["messages"][0]["content"] for pair in block}) == 1 for block in blocks)
+    assert told == list(accumulate(sizes[::-1]))

@@ -1,0 +1,263 @@
+"""One worker's part of an optimizer step: pairs to packs to losses to gradients. Knows nothing of Ray or files.
+
+Every number is a sum over pairs or tokens until the workers' sums are added up, so that what is reported does not
+depend on packing, on accumulation or on the number of workers.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipelines.records import Pair
+from pipelines.training.batching import forward_passes, sequences
+from pipelines.training.config import TrainingConfig
+from pipelines.training.errors import TrainingError
+from pipelines.training.losses import PairBatch, combined
+from pipelines.training.metrics import Sums, add_up, gather, gather_lists, summary
+from pipelines.training.packing import Pack, pack_sequences
+from pipelines.training.strategies.base import Strategy, autocast
+
+LN2 = math.log(2.0)
+
+
+class Learner:
+    """Trains what a strategy holds, one optimizer step at a time."""
+
+    def __init__(self, strategy: Strategy, config: TrainingConfig):
+        self.strategy, self.config = strategy, config
+        self.bad_steps = 0
+
+    def step(self, pairs: Sequence[Pair], learning_rate: float) -> dict[str, Any]:
+        """One optimizer step on the pairs of all workers; returns `metrics.summary` of it.
+
+        A step with a non-finite loss or gradient is not taken: `skipped` is 1 and `bad_pair_ids` names the pairs.
+        Raises TrainingError after `max_bad_steps` of them in a row.
+        """
+        begun = time.monotonic()
+        whole, referenced = self._whole_step(pairs), all(map(has_reference, pairs))
+        sums: Sums = {}
+        bad_ids: list[str] = []
+        passes = self._passes(pairs)
+        for number, part in enumerate(passes):
+            rows = [pairs[i] for i in part]
+            batch, measured = self._read(rows or pairs[:1], whole)
+            terms = combined(batch, self.config)
+            loss = terms["loss"].sum() / len(pairs)
+            # A worker with nothing left to do still takes part, with a pair that counts nothing.
+            self.strategy.backward(loss if rows else loss * 0.0, last=number + 1 == len(passes))
+            if rows:
+                add_up(sums, self._measure(rows, batch, terms, measured, referenced))
+                finite = torch.isfinite(terms["loss"]).tolist()
+                bad_ids += [row["pair_id"] for row, good in zip(rows, finite, strict=True) if not good]
+        norm = self.strategy.gradient_norm()
+        suspects = gather_lists(bad_ids)
+        if not suspects and not math.isfinite(norm):  # any pair of the step may be the cause
+            suspects = [pair["pair_id"] for pair in pairs]
+        if suspects:
+            self.strategy.discard()
+            self.bad_steps += 1
+        else:
+            self.strategy.step(learning_rate)
+            self.bad_steps = 0
+        metrics = summary(gather(sums))
+        metrics |= {"grad_norm": norm, "learning_rate": learning_rate, "skipped": float(bool(suspects))}
+        metrics["seconds"] = time.monotonic() - begun
+        if suspects:
+            metrics["bad_pair_ids"] = names = ", ".join(suspects)
+            if self.bad_steps >= self.config.max_bad_steps:
+                raise TrainingError(f"{self.bad_steps} steps in a row were not finite; pairs: {names}")
+        return metrics
+
+    def evaluate(self, pairs: Sequence[Pair]) -> dict[str, Any]:
+        """The same metrics without a step."""
+        sums: Sums = {}
+        whole, referenced = self._whole_step(pairs), all(map(has_reference, pairs))
+        with torch.no_grad():
+            for part in self._passes(pairs):
+                rows = [pairs[i] for i in part]
+                batch, measured = self._read(rows or pairs[:1], whole)
+                if rows:
+                    terms = combined(batch, self.config)
+                    add_up(sums, self._measure(rows, batch, terms, measured, referenced))
+        return summary(gather(sums))
+
+    def reference(self, pairs: Sequence[Pair], version: str) -> list[Pair]:
+        """The pairs with the present weights' log-probabilities as their reference, on every worker in their order."""
+        made: list[tuple[int, list[list[float]]]] = []
+        with torch.no_grad():
+            for part in self._passes(pairs):
+                rows = [pairs[i] for i in part] or [pairs[0]]
+                pack = self._pack(rows)
+                with autocast(self.config, self.strategy.device):
+                    logps, _ = self.strategy.model(pack)
+                sides = iter([logps[torch.tensor(r, device=logps.device)].tolist() for r in pack.responses])
+                for i in part:
+                    made.append((i, [next(sides) for _ in sequences(pairs[i])]))
+        filled = dict(gather_lists(made))
+        return [with_reference(pair, filled[i], version) for i, pair in enumerate(pairs)]
+
+    def check_reference(self, pairs: Sequence[Pair]) -> float:
+        """Mean DPO loss before any step: ln 2, or the reference is not this model (recipes: invariant D7).
+
+        Raises TrainingError that names the worst pair.
+        """
+        tolerance = 1e-4 if self.config.autocast == "float32" else 5e-2
+        losses: list[tuple[str, float]] = []
+        whole = self._whole_step(pairs)
+        with torch.no_grad():
+            for part in self._passes(pairs):
+                rows = [pairs[i] for i in part]
+                batch, _ = self._read(rows or pairs[:1], whole)
+                found = combined(batch, self.config)["dpo_loss"].tolist()
+                losses += zip([row["pair_id"] for row in rows], found, strict=False)
+        everywhere = gather_lists(losses)
+        name, worst = max(everywhere, key=lambda item: abs(item[1] - LN2) if math.isfinite(item[1]) else math.inf)
+        if not abs(worst - LN2) <= tolerance:
+            version = next(pair["ref_version"] for pair in pairs if pair["pair_id"] == name)
+            raise TrainingError(
+                f"pair {name}: DPO loss {worst:.6f} at step 0 instead of ln 2 = {LN2:.6f}; "
+                f"the reference log-probabilities (version {version}) are not this model's"
+            )
+        return sum(loss for _, loss in everywhere) / len(everywhere)
+
+    def _passes(self, pairs: Sequence[Pair]) -> list[list[int]]:
+        strategy = self.strategy
+        passes = forward_passes(pairs, self.config, strategy.world)
+        own = passes[strategy.rank]
+        if strategy.lockstep:
+            own = own + [[]] * (max(map(len, passes)) - len(own))
+        return own
+
+    def _pack(self, rows: Sequence[Pair]) -> Pack:
+        return pack_sequences([s for row in rows for s in sequences(row)], share=self.config.shared_prompt)
+
+    def _whole_step(self, pairs: Sequence[Pair]) -> dict[str, float]:
+        """What losses read of all pairs of the step, over all packs and workers."""
+        chosen = sum(len(pair["chosen_ids"]) for pair in pairs)
+        whole = {"batch_pairs": float(len(pairs)), "batch_chosen_tokens": float(chosen)}
+        whole |= {"kl_chosen": 0.0, "kl_rejected": 0.0}
+        if "kto" not in self.config.losses:
+            return whole
+        sums: Sums = {}
+        with torch.no_grad():
+            for part in self._passes(pairs):
+                batch, _ = self._read([pairs[i] for i in part] or pairs[:1], whole)
+                if part:
+                    kl_chosen, kl_rejected = batch.chosen - batch.ref_chosen, batch.rejected - batch.ref_rejected
+                    add_up(sums, {"chosen": float(kl_chosen.sum()), "rejected": float(kl_rejected.sum())})
+        totals = gather(sums)
+        return whole | {f"kl_{side}": max(0.0, totals[side] / len(pairs)) for side in ("chosen", "rejected")}
+
+    def _read(self, rows: Sequence[Pair], whole: dict[str, float]) -> tuple[PairBatch, Sums]:
+        """One forward pass over the rows: what the losses need, and sums over response tokens."""
+        pack = self._pack(rows)
+        with autocast(self.config, self.strategy.device):
+            logps, entropies = self.strategy.model(pack)
+        device = logps.device
+        responses = iter(pack.responses)
+        lengths = [(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in rows]
+        places, owners, heads = [], [], []
+        for i, pair in enumerate(lengths):
+            for side, length in enumerate(pair):
+                if length:
+                    places += next(responses)
+                    owners += [2 * i + side] * length
+                    shared = min(pair) or length
+                    heads += [1.0] * shared + [0.0] * (length - shared)
+        index, owner = torch.tensor(places, device=device), torch.tensor(owners, device=device)
+        head = torch.tensor(heads, device=device)
+        flat = logps[index]
+
+        def per_side(values: Tensor) -> Tensor:
+            return values.new_zeros(2 * len(rows)).index_add(0, owner, values).view(-1, 2)
+
+        ref = self._reference_tokens(rows, device)
+        own = flat.detach()
+        measured: Sums = {
+            "computed_tokens": float(len(pack.token_ids)),
+            "entropy": float(entropies[index].sum()),
+            "kl": float((torch.expm1(ref - own) - (ref - own)).sum()),  # k3, Schulman 2020: never negative
+        }
+        sums, sums_head = per_side(flat), per_side(flat * head)
+        ref_sums, ref_head = per_side(ref), per_side(ref * head)
+        counts = torch.tensor(lengths, dtype=torch.float32, device=device)
+        return PairBatch(
+            chosen=sums[:, 0], rejected=sums[:, 1], ref_chosen=ref_sums[:, 0], ref_rejected=ref_sums[:, 1],
+            chosen_tokens=counts[:, 0], rejected_tokens=counts[:, 1],
+            chosen_head=sums_head[:, 0], rejected_head=sums_head[:, 1],
+            ref_chosen_head=ref_head[:, 0], ref_rejected_head=ref_head[:, 1],
+            weight=torch.tensor([row["weight"] for row in rows], dtype=torch.float32, device=device), **whole,
+        ), measured
+
+    def _reference_tokens(self, rows: Sequence[Pair], device: torch.device) -> Tensor:
+        """The stored reference of every response token, in the order of the sides; NaN in a row that has none."""
+        values: list[float] = []
+        for row in rows:
+            if has_reference(row):
+                values += [*(row.get("ref_logps_chosen") or []), *(row.get("ref_logps_rejected") or [])]
+            else:
+                values += [math.nan] * (len(row["chosen_ids"]) + len(row["rejected_ids"]))
+        return torch.tensor(values, dtype=torch.float32, device=device)
+
+    def _measure(
+        self, rows: Sequence[Pair], batch: PairBatch, terms: dict[str, Tensor], measured: Sums, referenced: bool
+    ) -> Sums:
+        """Sums of all that is reported; what compares with the reference only where every pair of the step has one."""
+        values = {name: value.detach() for name, value in terms.items()}
+        values |= {"logp_chosen": batch.chosen.detach(), "logp_rejected": batch.rejected.detach()}
+        if not referenced:
+            del values["dpo_loss"]
+            measured = {name: value for name, value in measured.items() if name != "kl"}
+            for side in ("chosen", "rejected"):  # the reward of the losses without a reference: SimPO's
+                tokens = getattr(batch, f"{side}_tokens").clamp(min=1.0)
+                values[f"reward_{side}"] = self.config.beta * values[f"logp_{side}"] / tokens
+        values["margin"] = values["reward_chosen"] - values["reward_rejected"]
+        values["accuracy"] = (values["margin"] > 0).float()
+        totals = torch.stack([value.sum() for value in values.values()]).tolist()
+        prompt = sum(len(row["prompt_ids"]) for row in rows)
+        lengths = {
+            "pairs": float(len(rows)), "prompt_tokens": float(prompt),
+            "chosen_tokens": float(batch.chosen_tokens.sum()), "rejected_tokens": float(batch.rejected_tokens.sum()),
+        }
+        return measured | dict(zip(values, totals, strict=True)) | lengths
+
+
+def has_reference(pair: Pair) -> bool:
+    """Whether the pair's reference log-probabilities are there, finite, and one for each response token."""
+    sides = (
+        (pair["chosen_ids"], pair.get("ref_logps_chosen") or [], pair["ref_logp_chosen"]),
+        (pair["rejected_ids"], pair.get("ref_logps_rejected") or [], pair["ref_logp_rejected"]),
+    )
+    for ids, logps, total in sides:
+        if len(logps) != len(ids) or total is None or not all(map(math.isfinite, logps)):
+            return False
+        if not math.isclose(sum(logps), total, rel_tol=1e-4, abs_tol=1e-3):
+            return False
+    return True
+
+
+def with_reference(pair: Pair, sides: Sequence[Sequence[float]], version: str) -> Pair:
+    """The pair with the reference's log-probability of each token of its sides, and their sums."""
+    chosen, rejected = (list(side) for side in (*sides, [])[:2])
+    return {
+        **pair, "ref_logps_chosen": chosen, "ref_logps_rejected": rejected, "ref_logp_chosen": sum(chosen),
+        "ref_logp_rejected": sum(rejected), "ref_version": version,
+    }
+
+
+def learning_rate_at(step: int, total: int, config: TrainingConfig) -> float:
+    """The rate of a step, 0 <= step < total: linear warm-up, then constant, linear to 0, or half a cosine to 0."""
+    warmup = int(total * config.warmup_ratio)
+    if step < warmup:
+        return config.learning_rate * step / warmup
+    done = (step - warmup) / max(1, total - warmup)
+    shape: dict[str, Callable[[], float]] = {
+        "constant": lambda: 1.0,
+        "linear": lambda: 1.0 - done,
+        "cosine": lambda: 0.5 * (1.0 + math.cos(math.pi * done)),
+    }
+    return config.learning_rate * shape[config.schedule]()
