@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -12,8 +13,11 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jin
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hush what Ray's own models say about pydantic."""
+    """Hush what Ray's own models say about pydantic; fewer examples a property where the quick tests alone are run."""
     config.addinivalue_line("filterwarnings", "ignore::DeprecationWarning:ray.*")
+    hypothesis.settings.register_profile("quick", max_examples=50)
+    if config.option.markexpr == "not slow":
+        hypothesis.settings.load_profile("quick")
 
 
 def write_tiny_model(folder: Path, seed: int, **changes: Any) -> str:

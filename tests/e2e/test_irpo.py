@@ -36,7 +36,7 @@ def test_two_iterations_with_live_updates_between_and_ctrl_c_in_the_second(tmp_p
         sampled = {s["weight_version"] for g in groups for s in g["samples"] if s["kind"] == "sample"}
         assert sampled == {f"v{iteration}"}
         assert {p["ref_version"] for p in ledger.read_pairs(iteration).to_pylist()} == {f"v{iteration}"}
-        assert item["training"]["first_dpo_loss"] == pytest.approx(0.693147, abs=2e-3)
+        assert item["training"]["first_dpo_loss"] == pytest.approx(0.693147, abs=2e-2)
         assert item["sync"]["version"] == f"v{iteration + 1}"
         assert item["sync"]["models"]["actor"]["load_s"] > 0
         assert item["sync"]["judge_after"]["weight_version"] == f"v{iteration + 1}"

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from pipelines.training.config import TrainingConfig
+from pipelines.training.lean import make_lean
 from pipelines.training.logprobs import PackedModel
 
 # Of every trained parameter, whole and on the CPU: NAME, and AdamW's NAME.step, NAME.exp_avg, NAME.exp_avg_sq.
@@ -76,8 +77,10 @@ def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict[str,
     ]
 
 
-def packed(model: Any, config: TrainingConfig) -> PackedModel:
+def packed(model: Any, config: TrainingConfig, device: str) -> PackedModel:
     """The model as the strategies wrap it, for use under `autocast`; with activation checkpointing where asked for."""
+    if device == "cpu":
+        make_lean(model)
     if config.activation_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.train()  # transformers checkpoints in training mode only; attention dropout is refused, others are off
@@ -109,8 +112,14 @@ def autocast(config: TrainingConfig, device: str) -> contextlib.AbstractContextM
 
 def global_norm(tensors: Iterable[Tensor], sharded: bool) -> Tensor:
     """L2 norm of all `tensors` together, in float32; over all workers, and collective, where they are shards."""
-    norms = [torch.linalg.vector_norm(tensor, dtype=torch.float32) for tensor in tensors]
-    total = torch.stack(norms).square().sum()
+    total = torch.stack([_square_sum(tensor) for tensor in tensors]).sum()
     if sharded:
         dist.all_reduce(total)
     return total.sqrt()
+
+
+def _square_sum(tensor: Tensor) -> Tensor:
+    """Sum of squares in float32, in pieces that stay in the cache: a float32 copy of a whole tensor is slower."""
+    if tensor.dtype == torch.float32:
+        return torch.linalg.vector_norm(tensor).square()
+    return torch.stack([piece.float().square().sum() for piece in tensor.flatten().split(2**20)]).sum()

@@ -82,7 +82,7 @@ class DataParallel(Strategy):
 
     def _spread(self, model: Any) -> nn.Module:
         """The model as this worker holds it."""
-        return packed(model.to(self.device), self.config)
+        return packed(model.to(self.device), self.config, self.device)
 
     def _whole(self, tensor: Tensor) -> Tensor:
         """All of a parameter or moment of which this worker may hold a part. Collective."""

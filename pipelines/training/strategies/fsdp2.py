@@ -36,7 +36,7 @@ class FullyShardedDataParallel(DataParallel):
         self.model.reshard()  # a forward pass without backward leaves the outermost group gathered, now outdated
 
     def _spread(self, model: Any) -> nn.Module:
-        root = packed(model, self.config)
+        root = packed(model, self.config, self.device)
         workers = dist.group.WORLD
         assert workers is not None, "fsdp2 needs a process group"
         mesh = DeviceMesh.from_group(workers, torch.device(self.device).type)

@@ -68,7 +68,7 @@ class ZeroRedundancy(Strategy):
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self._deepspeed: Any = deepspeed
         self._stage = int(config.strategy.removeprefix("zero"))
-        root = packed(model, config)
+        root = packed(model, config, device)
         self.names = parameter_names(root)
         optimizer = torch.optim.AdamW(parameter_groups(root, config), lr=config.learning_rate, fused=True)
         if self._stage == 3:

@@ -151,6 +151,14 @@ def test_only_the_same_steps_are_gone_on_from(make_job, scored_pairs, changes, f
     assert records(changed, "start")[-1]["first_step"] == first_step
 
 
+def test_other_pairs_are_begun_with_anew(make_job, scored_pairs):
+    job = make_job(scored_pairs)
+    run(job, 4)
+    job.ledger.replace_pairs(0, [*scored_pairs[:9], {**scored_pairs[9], "pair_id": "pair-10"}])
+    run(job)
+    assert records(job, "start")[-1]["first_step"] == 0
+
+
 def test_a_training_that_starts_anew_has_nothing_of_the_old_one(make_job, scored_pairs):
     clean = make_job(scored_pairs[:7])
     run(clean)

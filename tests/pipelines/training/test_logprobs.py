@@ -154,9 +154,9 @@ def test_activation_checkpointing_gives_the_same_gradients(kind):
     found = []
     for again in (False, True):
         model = tiny_lm(kind, **ARCHITECTURES[kind])
+        wrapped = packed(model, TrainingConfig(activation_checkpointing=again), "cpu")
         runs: list[int] = []
         model.model.layers[0].mlp.register_forward_pre_hook(lambda *_, runs=runs: runs.append(1))
-        wrapped = packed(model, TrainingConfig(activation_checkpointing=again))
         pack = pack_sequences(sequences, 2)
         logps = wrapped(pack)[0]
         found.append(gradients(model, logps))

@@ -27,6 +27,7 @@ from pipelines.training.strategies import make_strategy
 from tests.conftest import write_tiny_model
 from tests.pipelines.training import jobs
 
+pytestmark = pytest.mark.slow  # groups of processes
 WORKERS = 2
 DEADLINE_S = 120.0
 STRATEGIES = ("ddp", "fsdp2", "zero1", "zero2", "zero3")
@@ -257,9 +258,9 @@ def test_the_steps_are_such_that_workers_differ(alone):
     "changes",
     [
         {"activation_checkpointing": True}, {"activation_checkpointing": True, "lora": LORA}, {"loss": "kto"},
-        {"lora": LORA, **BFLOAT16},
+        {"lora": LORA, **BFLOAT16}, BFLOAT16,
     ],
-    ids=["checkpointing", "checkpointing-lora", "kto", "lora-on-bfloat16"],
+    ids=["checkpointing", "checkpointing-lora", "kto", "lora-on-bfloat16", "bfloat16"],
 )
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_options_do_the_same_under_every_strategy(strategy, changes, group, folders, alone):
@@ -267,8 +268,8 @@ def test_options_do_the_same_under_every_strategy(strategy, changes, group, fold
     first, second = group(run, folders["untied"], STEPS, strategy=strategy, **changes)
     if "autocast" in changes:  # a difference in the last bit of float32 becomes one of bfloat16
         for found, right in zip(first["metrics"], expected["metrics"], strict=True):
-            assert found["loss"] == pytest.approx(right["loss"], rel=1e-2)
-            assert found["grad_norm"] == pytest.approx(right["grad_norm"], rel=5e-2)
+            assert found["loss"] == pytest.approx(right["loss"], rel=1e-2 if "lora" in changes else 5e-2)
+            assert found["grad_norm"] == pytest.approx(right["grad_norm"], rel=0.1)
         return
     assert_same_curve(first["metrics"], expected["metrics"])
     assert_same_curve(second["metrics"], expected["metrics"])
@@ -323,16 +324,6 @@ def test_a_step_that_is_not_finite_is_taken_by_no_worker(strategy, group, folder
     undisturbed = run(folders["untied"], STEPS[:2])
     assert first["metrics"][-1]["loss"] == pytest.approx(undisturbed["metrics"][-1]["loss"], rel=1e-5)
     assert_same_arrays(first["weights"], undisturbed["weights"], 1e-5)
-
-
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_bfloat16_weights_give_nearly_the_same_under_every_strategy(strategy, group, folders, alone):
-    changes = {**BFLOAT16, "learning_rate": 1e-2}
-    expected = alone("tied", **changes)["metrics"]
-    first, _ = group(run, folders["tied"], STEPS, strategy=strategy, **changes)
-    for found, right in zip(first["metrics"], expected, strict=True):
-        assert found["loss"] == pytest.approx(right["loss"], rel=0.05)
-        assert found["grad_norm"] == pytest.approx(right["grad_norm"], rel=0.1)
 
 
 @pytest.mark.parametrize("changes", [{"validation_pairs": 3, "validate_steps": 2}, {"lora": {"rank": 2}}], ids=str)
