@@ -47,14 +47,15 @@ class Work:
     pairs_per_prompt: int = 1
     ours_reference: bool = False  # include our own reference pass in the time
     trl_precomputed: bool = False  # TRL computes its reference beforehand, outside the time
+    tokens_per_forward: int = 512  # on the CPU: the smallest packs in which a prompt and its continuations fit
 
 
 WORKS = [
     Work("general, reference cached", 128, 128, 16),
     Work("general, reference pass on both sides", 128, 128, 16, ours_reference=True),
-    Work("judge, reference cached", 768, 96, 8),
-    Work("judge, TRL with precomputed reference", 768, 96, 8, trl_precomputed=True),
-    Work("judge, 4 continuations per prompt", 768, 96, 8, pairs_per_prompt=2),
+    Work("judge, reference cached", 768, 96, 8, tokens_per_forward=1200),
+    Work("judge, TRL with precomputed reference", 768, 96, 8, trl_precomputed=True, tokens_per_forward=1200),
+    Work("judge, 4 continuations per prompt", 768, 96, 8, pairs_per_prompt=2, tokens_per_forward=1200),
 ]
 
 
@@ -104,7 +105,7 @@ def run_ours(work: Work, folder: str, architecture: str | None, device: str) -> 
         prompt = chat.render([{"role": "user", "content": row["prompt"]}])
         pairs.append({"pair_id": str(i), "prompt_ids": prompt, "weight": 1.0, **sides} | {
             "ref_logp_chosen": None, "ref_logp_rejected": None, "ref_version": None})
-    settings: dict[str, Any] = {"weights": "bfloat16", "batch_pairs": BATCH_PAIRS, "schedule": "linear"}
+    settings: dict[str, Any] = {"weights": "bfloat16", "tokens_per_forward": work.tokens_per_forward}
     if device == "cuda":
         settings |= {"tokens_per_forward": 16_384, "activation_checkpointing": architecture == "8b"}
     config = TrainingConfig(**settings)
