@@ -51,11 +51,12 @@ def _with_adapters(model: Any, lora: LoraConfig, seed: int) -> Any:
     return adapted
 
 
-def save_checkpoint(start: str, config: TrainingConfig, weights: State, folder: str) -> None:
+def save_checkpoint(start: str, config: TrainingConfig, weights: State, folder: str, seed: int = 0) -> None:
     """Write the model of `start` with the trained `weights` in bfloat16, whole or not at all.
 
-    Adapters are merged into the checkpoint, and kept by themselves in its folder `adapter`. Raises TrainingError for
-    non-finite weights.
+    What a short training changes is mostly smaller than bfloat16 can show, and rounding to nearest would take it all
+    back; seeded stochastic rounding keeps it on average. Adapters are merged into the checkpoint, and kept by
+    themselves in its folder `adapter`. Raises TrainingError for non-finite weights.
     """
     from transformers import AutoTokenizer
 
@@ -76,8 +77,21 @@ def save_checkpoint(start: str, config: TrainingConfig, weights: State, folder: 
     if config.lora:
         model.save_pretrained(partial / "adapter")
         model = model.merge_and_unload()
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.data = round_stochastically(parameter.data, generator)
     model.to(torch.bfloat16).save_pretrained(partial)
     tokenizer: Any = AutoTokenizer.from_pretrained(start, local_files_only=True)
     tokenizer.save_pretrained(partial)
     shutil.rmtree(final, ignore_errors=True)
     os.replace(partial, final)
+
+
+def round_stochastically(values: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Finite values in bfloat16: up or down at random, so that the mean is kept; what bfloat16 can hold stays as it is.
+
+    The noise is added to the 16 bits that bfloat16 cuts off.
+    """
+    bits = values.detach().float().contiguous().view(torch.int32)
+    noise = torch.randint(0, 2**16, bits.shape, dtype=torch.int32, generator=generator)
+    return ((bits + noise) & -(2**16)).view(torch.float32).bfloat16()

@@ -112,7 +112,7 @@ def fit(job: Job, device: str, report: Callable[[dict[str, Any]], None]) -> None
         if progress["best"] is not None:
             weights = states.best()
         try:
-            save_checkpoint(job.model, config, weights, ledger.checkpoint_dir(iteration))
+            save_checkpoint(job.model, config, weights, ledger.checkpoint_dir(iteration), job.seed + iteration)
         except TrainingError as error:
             problems.append(str(error))
         states.clear()

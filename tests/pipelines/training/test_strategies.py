@@ -284,9 +284,7 @@ def test_options_do_the_same_under_every_strategy(strategy, changes, group, fold
         ("zero3", "fsdp2", {"lora": LORA}),
     ],
 )
-def test_a_state_goes_on_under_another_strategy_and_worker_count(
-    first, then, changes, group, folders, alone, tmp_path
-):
+def test_a_state_goes_on_under_another_strategy_and_worker_count(first, then, changes, group, folders, alone, tmp_path):
     expected, file, folder = alone("tied", **changes), str(tmp_path / "state.safetensors"), folders["tied"]
 
     def part(strategy: str, steps: list[list[int]], **paths: str) -> dict[str, Any]:
