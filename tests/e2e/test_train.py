@@ -31,7 +31,7 @@ def test_two_steps_give_a_checkpoint_that_loads(tmp_path: Path, smollm2: str) ->
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     summary = json.loads(result.stdout)
     assert (summary["pairs"], summary["training"]["steps"]) == (8, 2)
-    assert summary["training"]["first_loss"] == pytest.approx(0.693147, abs=1e-3)
+    assert summary["training"]["first_loss"] == pytest.approx(0.693147, abs=2e-2)
     assert summary["training"]["last_loss"] < summary["training"]["first_loss"]
     ledger = Ledger.open(str(tmp_path / "two"))
     assert left_behind(ledger.run_id) == []
