@@ -14,10 +14,10 @@ LOCK := pip compile -q pyproject.toml --extra demo --extra dev --no-annotate --n
 TORCH ?= --torch-backend cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-fast lint bench-dpo lock clean
+.PHONY: help env demo test test-fast lint bench-dpo bench-learning lock clean
 
 help: ## this list
-	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
 
 env: ## build .venv from the pinned list (cpu, or gpu where an NVIDIA device is found)
 	@test -n "$(PYTHON)" || { echo "needs Python 3.11 or 3.12 with venv (Debian, Ubuntu: apt-get install python3-venv)," \
@@ -40,6 +40,11 @@ test-fast: lint ## lint, types and the tests that start no model
 bench-dpo: env ## pairs/s and memory of the trainer against TRL, side by side; an hour on two cores
 	$(UV) pip install -q --python $(BIN)/python --no-deps "$$(grep -o 'trl==[0-9.]*' pyproject.toml)"
 	$(BIN)/python benchmarks/dpo.py
+
+# The fair task's difficulty is chosen from the start model alone, before anything is trained on it.
+bench-learning: env ## what recipes teach a 135M model, on held-out problems and beside controls; many hours on two cores
+	@test -f benchmarks/results/learning-fair.json || $(BIN)/python -m benchmarks.learning --pick-fair
+	$(BIN)/python -m benchmarks.learning
 
 lock: env ## resolve the pinned lists again from pyproject.toml
 	@{ echo "# All packages for Python 3.11 and 3.12 on Linux x86-64 without a GPU, installed without their dependencies."; \

@@ -149,7 +149,7 @@ def _stored_config(ledger: Any) -> Any:
     """The configuration a run was made with; raises ConfigError when it, or the data, are not what they were."""
     import yaml
 
-    from pipelines.config import ConfigError, RunConfig, load_dump
+    from pipelines.config import ConfigError, RunConfig, data_files, load_dump
     from pipelines.manifest import check_unchanged
     from pipelines.training.alone import is_training, load_train
 
@@ -168,6 +168,8 @@ def _stored_config(ledger: Any) -> Any:
     manifest = ledger.read_manifest()
     if isinstance(config, RunConfig):
         check_unchanged(config.prompts, manifest.get("prompts_hash"))
+        for name, source in data_files(config).items():
+            check_unchanged(source, manifest.get("data_hashes", {}).get(name))
     elif ledger.done(0, "pairs") is None:  # afterwards the run has the pairs itself
         check_unchanged(config.pairs, manifest.get("pairs_hash"))
     return config

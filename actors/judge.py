@@ -1,29 +1,14 @@
 """The judge: scores one response, or compares two. Recipes and the HTTP endpoint use this same code."""
 
-from dataclasses import dataclass
-
 from actors.engine import Completion
-from actors.speaker import Speaker, VerdictForm
-from actors.verdicts import as_listed, parse_pairwise, parse_score
+from actors.protocols import PROTOCOLS
+from actors.speaker import Speaker
+from actors.verdicts import as_listed
 from pipelines.config import Sampling
 from pipelines.prompts import load
 from pipelines.recipes.base import Context, JudgeStep
 from pipelines.records import Group, Judgement, Sample, record_id, record_seed
 from pipelines.steps.render import judge_messages
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How a kind of judgement is asked for and read."""
-
-    template: str
-    responses: int  # how many responses one judgement reads
-    verdict: VerdictForm
-
-
-SCORE = VerdictForm("Score: ", ("0", "1", "2", "3", "4", "5"), lambda text, cut: parse_score(text, 0, 5, cut))
-WINNER = VerdictForm("Winner: ", ("A", "B", "tie"), parse_pairwise)
-PROTOCOLS = {"additive": Protocol("judge_additive", 1, SCORE), "pairwise": Protocol("judge_pairwise", 2, WINNER)}
 
 
 class Judge:
@@ -35,9 +20,13 @@ class Judge:
     async def judge(
         self, group: Group, samples: list[Sample], step: JudgeStep, context: Context, version: str, order: int
     ) -> list[Judgement]:
-        """`step.sampling.n` judgements of one sample (pointwise) or two (pairwise); `order` 1 shows them swapped."""
+        """`step.sampling.n` judgements of one sample (pointwise) or two (pairwise); `order` 1 shows them swapped.
+
+        Where a group has judgements already, the template tells those of this step apart.
+        """
         ids = [sample["sample_id"] for sample in samples]
-        place = (context.run_seed, context.recipe, context.iteration, group["prompt_id"], "judge", *ids, order)
+        stage = ("judge", step.template) if group["judgements"] else ("judge",)
+        place = (context.run_seed, context.recipe, context.iteration, group["prompt_id"], *stage, *ids, order)
         completions = await self.ask(
             group, samples, step.protocol, step.sampling, record_seed(*place), record_id(*place), version, order,
             step.template, step.structured,
@@ -72,7 +61,7 @@ def judgement_record(
     completion: Completion, sample_ids: list[str], order: int, protocol: str, template: str, judgement_id: str
 ) -> Judgement:
     """A judge's reply as a record; an unreadable one keeps its text and its status, never a score."""
-    reading = PROTOCOLS[protocol].verdict.parse(completion.text, completion.finish_reason == "length")
+    reading = PROTOCOLS[protocol].read(completion.text, completion.finish_reason == "length")
     pairwise = PROTOCOLS[protocol].responses == 2
     return Judgement(
         judgement_id=judgement_id,

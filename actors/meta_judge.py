@@ -1,6 +1,6 @@
 """The meta-judge: compares two judgements of one response (Meta-Rewarding, 2407.19594)."""
 
-from actors.judge import WINNER
+from actors.protocols import WINNER
 from actors.speaker import Speaker
 from actors.verdicts import as_listed
 from pipelines.prompts import load

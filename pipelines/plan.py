@@ -23,7 +23,7 @@ def resource_plan(config: RunConfig) -> dict[str, Any]:
             "gpus": model.replicas * model.num_gpus,
         }
     training = training_plan(config.training)
-    steps = recipe.steps(config.method, 0)
+    steps = max((recipe.steps(config.method, iteration) for iteration in range(config.iterations)), key=len)
     stages = STAGE_CPUS * (len(steps) + 1) + (STAGE_CPUS if config.serve.enabled else 0)
     return {
         "models": models,

@@ -11,7 +11,6 @@ from typing import Any, Literal, NotRequired, TypedDict
 import pyarrow as pa
 
 Status = Literal["ok", "missing", "ambiguous", "out_of_range", "truncated"]
-PairKind = Literal["actor", "judge", "meta"]
 
 
 class Message(TypedDict):
@@ -20,7 +19,12 @@ class Message(TypedDict):
 
 
 class Sample(TypedDict):
-    """One response of the policy. `kind` is "sample", or "gold_chain" for a human solution added by a recipe."""
+    """One response. `kind` says where it is from.
+
+    "sample" (the policy), "hot" (sampled hotter), "given", "chosen" and "rejected" (of the prompt's row), "gold_chain"
+    (a human solution), or a recipe's own. `index` is unique in the group; `thought` is a part of the text, with its
+    markers, that stands before what is shown to others.
+    """
 
     sample_id: str
     index: int
@@ -28,7 +32,7 @@ class Sample(TypedDict):
     text: str
     thought: NotRequired[str | None]
     answer: NotRequired[str | None]
-    token_ids: list[int]  # as the engine made them, end-of-turn token included; empty for a gold chain
+    token_ids: list[int]  # as the engine made them, end-of-turn token included; empty where no engine made them
     finish_reason: str
     n_chars: int
     n_words: int
@@ -85,7 +89,11 @@ class Group(TypedDict):
 
 
 class Pair(TypedDict):
-    """Two continuations of one prompt. Token ids are the engine's own; the reference pass fills `prompt_ids`."""
+    """Two continuations of one prompt. Token ids are the engine's own; the reference pass fills `prompt_ids`.
+
+    `kind` is "actor" (responses), "judge" (judgements), or a recipe's own. A row without a rejected side has neither
+    text nor ids there.
+    """
 
     pair_id: str
     prompt_id: str

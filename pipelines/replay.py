@@ -19,6 +19,7 @@ from pipelines.recipes.base import Context
 from pipelines.records import Group, Pair, pairs_table
 from pipelines.steps.accounting import accounting
 from pipelines.steps.make_prompts import InputError
+from pipelines.steps.pairs import policys_own
 
 Fields = dict[str, tuple[type, Any]]  # name -> (type, default); NEEDED where there is no default
 NEEDED = object()
@@ -74,6 +75,7 @@ def replay(
         statistics = recipe.statistics(groups, config.method, context)
         made = [recipe.select(group, statistics, config.method, context) for group in groups]
         kept, found = [group for group, _ in made], [pair for _, some in made for pair in some]
+        found = policys_own(found, kept, None, teaches=True)
         iterations[str(iteration)] = accounting(kept, found)
         selected += kept
         pairs += found

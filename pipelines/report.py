@@ -15,8 +15,13 @@ def print_summary(console: Console, summary: dict[str, Any]) -> None:
     for item in summary["iterations"]:
         training, sync = item["training"] or {}, item["sync"] or {}
         pairs = ", ".join(f"{count} {kind}" for kind, count in sorted((item["pairs"] or {}).items()))
-        loss = f"{training['first_dpo_loss']:.4f} → {training['last_dpo_loss']:.4f}" if training.get("steps") else "-"
-        accuracy = f"{training['last_accuracy']:.0%}" if training.get("steps") else "-"
+        loss = accuracy = "-"
+        if training.get("first_dpo_loss") is not None:
+            loss = f"{training['first_dpo_loss']:.4f} → {training['last_dpo_loss']:.4f}"
+        elif training.get("steps"):
+            loss = f"loss {training['first_loss']:.4f} → {training['last_loss']:.4f}"
+        if training.get("last_accuracy") is not None:
+            accuracy = f"{training['last_accuracy']:.0%}"
         updates = (sync.get("models") or {}).items()
         seconds = ", ".join(f"{name} {report['prepare_s'] + report['load_s']:.1f}" for name, report in updates)
         version = sync.get("version", "-")

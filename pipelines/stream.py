@@ -13,22 +13,28 @@ import ray
 from ray.data import ActorPoolStrategy
 
 from actors.chat import ChatFormat, ChatFormatError
-from actors.judge import PROTOCOLS, Judge
+from actors.judge import Judge
 from actors.meta_judge import MetaJudge
 from actors.policy import Policy
 from actors.pool import PoolClient
+from actors.protocols import PROTOCOLS
 from actors.reference import Reference
 from actors.speaker import PromptTooLong, Speaker
 from pipelines.config import RunConfig, dump, load_dump
-from pipelines.ledger import Ledger
+from pipelines.ledger import Kind, Ledger
 from pipelines.plan import STAGE_CPUS
-from pipelines.recipes.base import Context, JudgeStep, MetaJudgeStep, Step
-from pipelines.records import Group, Pair, digest, groups_table, pairs_table
+from pipelines.recipes.base import Context, JudgeStep, MetaJudgeStep, SampleStep, Step
+from pipelines.records import Group, Pair, Sample, digest, groups_table, pairs_table
 from pipelines.steps.judgements import distinct_samples
 from pipelines.steps.meta import meta_judge_pairs
 
 Sources = dict[str, tuple[str, str]]  # model -> weight version and checkpoint folder
-_ROLES = {"SampleStep": "policy", "JudgeStep": "judge", "MetaJudgeStep": "meta_judge"}
+_ROLES: dict[type, str] = {JudgeStep: "judge", MetaJudgeStep: "meta_judge"}  # a sample step names its own
+
+
+def role_of(step: Step) -> str:
+    """The role that a step asks."""
+    return step.role if isinstance(step, SampleStep) else _ROLES[type(step)]
 
 
 def _connect(
@@ -46,7 +52,7 @@ class RoleStage:
     """A Ray Data callable: an Arrow batch of groups in, the same groups with one more kind of record out."""
 
     def __init__(self, run: str, config: dict[str, Any], sources: Sources, step: Step, context: Context):
-        client, chat, self._version, settings = _connect(run, config, sources, _ROLES[type(step).__name__])
+        client, chat, self._version, settings = _connect(run, config, sources, role_of(step))
         speaker = Speaker(client, chat, settings.models[client.model].max_model_len)
         self._step, self._context = step, context
         self._policy, self._judge, self._meta_judge = Policy(speaker), Judge(speaker), MetaJudge(speaker)
@@ -59,19 +65,32 @@ class RoleStage:
         if group["dropped"]:
             return group
         if isinstance(self._step, JudgeStep):
-            return {**group, "judgements": await self._judgements(group, self._step)}
+            return {**group, "judgements": group["judgements"] + await self._judgements(group, self._step)}
         if isinstance(self._step, MetaJudgeStep):
             return {**group, "meta_judgements": await self._meta_judgements(group, self._step)}
         try:
-            made = await self._policy.sample(group, self._step, self._context, self._version)
+            made = await self._samples(group, self._step)
         except PromptTooLong:
             return {**group, "dropped": "prompt_too_long"}
         except ChatFormatError:
             return {**group, "dropped": "unusable_text"}
-        return {**group, "samples": group["samples"] + made}
+        first = 1 + max((sample["index"] for sample in group["samples"]), default=-1)
+        numbered = [Sample(**{**sample, "index": index}) for index, sample in enumerate(made, first)]
+        return {**group, "samples": group["samples"] + numbered}
+
+    async def _samples(self, group: Group, step: SampleStep) -> list[Sample]:
+        if step.shown is None:
+            return await self._policy.sample(group, step, self._context, self._version)
+        replies = await asyncio.gather(
+            *(
+                _unless_unaskable(self._policy.sample(group, step, self._context, self._version, shown))
+                for shown in step.shown(group, self._context)
+            )
+        )
+        return [sample for reply in replies for sample in reply]
 
     async def _judgements(self, group: Group, step: JudgeStep) -> list[Any]:
-        samples = distinct_samples(group)
+        samples = distinct_samples(group, step.kinds) if step.only is None or step.only(group) else []
         if PROTOCOLS[step.protocol].responses == 1:
             calls = [([sample], 0) for sample in samples]
         else:
@@ -106,12 +125,12 @@ async def _unless_unaskable(call: Awaitable[list[Any]]) -> list[Any]:
 class CommitGroups:
     """The last stage: groups become an atomic part file, and a small row tells the driver."""
 
-    def __init__(self, ledger: Ledger, iteration: int):
-        self._ledger, self._iteration = ledger, iteration
+    def __init__(self, ledger: Ledger, iteration: int, kind: Kind):
+        self._ledger, self._iteration, self._kind = ledger, iteration, kind
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         groups: list[Group] = batch.to_pylist()
-        self._ledger.commit_groups(self._iteration, groups)
+        self._ledger.commit_groups(self._iteration, groups, self._kind)
         judgements = [j for g in groups for j in g["judgements"]]
         tokens = sum(s["n_tokens"] for g in groups for s in g["samples"])
         tokens += sum(len(j["token_ids"]) for j in judgements)
@@ -125,23 +144,29 @@ class CommitGroups:
 
 
 class ReferenceStage:
-    """A Ray Data callable: pairs in, pairs with prompt ids and reference log-probabilities out."""
+    """A Ray Data callable: pairs in, pairs with prompt ids and, where the loss reads them, reference scores out."""
 
     def __init__(self, run: str, config: dict[str, Any], sources: Sources):
         client, _, self._version, settings = _connect(run, config, sources, "reference")
         # Prompts are rendered as the policy, which learns from them, sees them.
         self._reference = Reference(client, ChatFormat.load(sources[settings.roles["policy"]][1]))
+        self._needed = settings.training.needs_reference
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
         pairs: list[Pair] = batch.to_pylist()
+        if not self._needed:
+            return pairs_table([self._reference.tokenised(pair) for pair in pairs])
         return pairs_table(await self._reference.score(pairs, self._version))
 
 
 def stream_groups(
     run: str, config: RunConfig, sources: Sources, groups: list[Group], steps: list[Step], context: Context,
-    ledger: Ledger,
+    ledger: Ledger, kind: Kind = "groups",
 ) -> Iterator[dict[str, int]]:
-    """Run `steps` over `groups` and commit them; yields {"groups", "tokens", "judgements", "parsed"} as parts land."""
+    """Run `steps` over `groups` and commit them as `kind`.
+
+    Yields {"groups", "tokens", "judgements", "parsed"} as parts land.
+    """
     table = groups_table(groups)
     dataset = _dataset([table.slice(i, 1) for i in range(table.num_rows)])
     for step in steps:
@@ -149,7 +174,7 @@ def stream_groups(
         dataset = _stage(dataset, RoleStage, arguments, config.stream.groups_in_flight)
     dataset = dataset.map_batches(
         CommitGroups,
-        fn_constructor_kwargs={"ledger": ledger, "iteration": context.iteration},
+        fn_constructor_kwargs={"ledger": ledger, "iteration": context.iteration, "kind": kind},
         batch_size=config.stream.groups_per_part,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=1),

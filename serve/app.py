@@ -14,14 +14,16 @@ from ray.serve.exceptions import RayServeException
 
 from actors.chat import ChatFormat, ChatFormatError
 from actors.engine import UnsupportedRequest
-from actors.judge import PROTOCOLS, Judge, judgement_record
+from actors.judge import Judge, judgement_record
 from actors.pool import ModelUnavailable, PoolClient
+from actors.protocols import PROTOCOLS
 from actors.registry import application_name
 from actors.speaker import PromptTooLong, Speaker
 from pipelines.config import Sampling
 from pipelines.plan import STAGE_CPUS
 from pipelines.prompts import load
 from pipelines.records import Judgement, Sample, new_group
+from pipelines.steps.lengths import count_words
 from serve.models import ErrorReply, Health, JudgementReply, JudgementRequest, ModelCard, ModelList, Usage
 from serve.verdict import summarise_comparison, summarise_scores, vote_of
 
@@ -67,7 +69,7 @@ async def _late(request: Request, error: TimeoutError) -> JSONResponse:
 def _sample(index: int, text: str) -> Sample:
     return Sample(
         sample_id=str(index), index=index, kind="sample", text=text, token_ids=[], finish_reason="stop",
-        n_chars=len(text), n_words=len(text.split()), n_tokens=0, seed=0, weight_version="",
+        n_chars=len(text), n_words=count_words(text), n_tokens=0, seed=0, weight_version="",
     )
 
 

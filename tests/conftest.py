@@ -9,6 +9,8 @@ import hypothesis
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers share the cores
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
@@ -18,6 +20,13 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.register_profile("quick", max_examples=50)
     if config.option.markexpr == "not slow":
         hypothesis.settings.load_profile("quick")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that start Ray or engines run one after the other, beside the others."""
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem if "training" in item.path.parts else "cluster"))
 
 
 def write_tiny_model(folder: Path, seed: int, **changes: Any) -> str:
@@ -78,3 +87,13 @@ def chat(tokenizer) -> Any:
     from actors.chat import ChatFormat
 
     return ChatFormat(tokenizer)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Public benchmark data that is no part of the repository: $APPELLATE_DATA, or shared/data beside it."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("APPELLATE_DATA", beside))
+    if not folder.is_dir():
+        pytest.skip("no benchmark data; name its folder in APPELLATE_DATA")
+    return folder

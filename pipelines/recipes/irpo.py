@@ -4,25 +4,28 @@ Chains are sampled, marked by their final answer, and paired by walking the righ
 loss is DPO plus the length-normalised NLL of the right chain, with the iteration's own model as reference.
 """
 
-from collections.abc import Iterable
+from functools import partial
 from typing import Annotated, Any
 
 from pydantic import Field, PositiveInt
 
 from pipelines.config import Sampling, Strict
-from pipelines.recipes.base import Context, SampleStep, Step
+from pipelines.recipes.base import Context, Recipe, SampleStep, Step
 from pipelines.recipes.method import Method, PerIteration, at
-from pipelines.records import Group, Pair, Sample
-from pipelines.steps.answers import extract_answer, gold_answer, gold_chains, same_answer
+from pipelines.records import Group, Pair
+from pipelines.steps.answers import gold_answer, gold_chains
+from pipelines.steps.correctness import correctness_pairs, mark_answers
 from pipelines.steps.judgements import distinct_samples, read_group
-from pipelines.steps.pairs import make_pair
-from pipelines.steps.render import prompt_messages, sample_by_id
 from pipelines.steps.select import parallel_walk
 
 TEMPLATE = "irpo_question"
 TRAINING: dict[str, Any] = {
     "beta": 0.1, "loss": "dpo + nll", "learning_rate": 7e-7, "batch_pairs": 16, "max_steps": 5000
 }
+PRESETS: dict[str, dict[str, Any]] = {"small": {
+    "prompts_limit": 200, "iterations": 2, "method": {"samples": {"n": 8, "max_tokens": 512}, "pairs_per_prompt": 4},
+    "training": {"learning_rate": 5e-6, "epochs": 2},
+}}
 Temperatures = PerIteration[Annotated[float, Field(ge=0)]]
 
 
@@ -43,7 +46,7 @@ class Settings(Method):
     use_gold_chain: bool = Field(True, description="the `gold_chain` of a prompt counts as one more right chain")
 
 
-class Irpo:
+class Irpo(Recipe):
     """R6: right against wrong chains, DPO + NLL."""
 
     name = "irpo"
@@ -51,6 +54,7 @@ class Irpo:
     iterations = 4
     reuse_prompts = True
     training = TRAINING
+    presets = PRESETS
     settings = Settings
 
     def steps(self, settings: Settings, iteration: int) -> list[Step]:
@@ -63,34 +67,16 @@ class Irpo:
         samples = [s for s in group["samples"] if s["kind"] != "gold_chain"]
         if settings.use_gold_chain:
             samples += gold_chains(group, context)
-        gold = gold_answer(group)
-        read: list[Sample] = []
-        for s in samples:
-            answer = extract_answer(s["text"])
-            right = s["kind"] == "gold_chain" or (answer is not None and gold is not None and same_answer(answer, gold))
-            read.append({**s, "answer": answer, "score": None if gold is None else float(right)})
-        return {**group, "samples": read}
-
-    def statistics(self, groups: Iterable[Group], settings: Settings, context: Context) -> None:
-        """Nothing: every prompt stands alone."""
+        return {**group, "samples": mark_answers(samples, gold_answer(group))}
 
     def select(
         self, group: Group, statistics: None, settings: Settings, context: Context
     ) -> tuple[Group, list[Pair]]:
         if group["dropped"]:
             return group, []
-        chains = distinct_samples(group)
-        right = [s["sample_id"] for s in chains if s.get("score") == 1.0]
-        wrong = [s["sample_id"] for s in chains if s.get("score") == 0.0]
-        reason = None if right and wrong else "no_correct_sample" if not right else "no_wrong_sample"
-        reason = "no_gold_answer" if gold_answer(group) is None else "no_samples" if not chains else reason
-        pairs = [
-            make_pair(
-                context, group, "actor", prompt_messages(group, TEMPLATE), sample_by_id(group, c),
-                sample_by_id(group, w), (1.0, 0.0),
-            )
-            for c, w in parallel_walk(right, wrong, settings.pairs_per_prompt)
-        ]
+        chains = distinct_samples(group, ("sample", "gold_chain"))
+        walk = partial(parallel_walk, k=settings.pairs_per_prompt)
+        pairs, reason = correctness_pairs(group, context, TEMPLATE, chains, walk)
         return {**group, "dropped": reason}, pairs
 
 

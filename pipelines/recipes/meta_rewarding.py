@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from pipelines.config import Sampling
-from pipelines.recipes.base import Context, JudgeStep, MetaJudgeStep, SampleStep, Step
+from pipelines.recipes.base import Context, JudgeStep, MetaJudgeStep, Recipe, SampleStep, Step
 from pipelines.recipes.method import Method, PerIteration, at
 from pipelines.records import Group, Pair
 from pipelines.steps.aggregate import position_weights
@@ -22,6 +22,13 @@ JUDGE_TEMPLATE = "judge_additive"
 TRAINING: dict[str, Any] = {
     "beta": 0.1, "learning_rate": 5e-6, "schedule": "cosine", "batch_pairs": 32, "epochs": 10
 }
+PRESETS: dict[str, dict[str, Any]] = {"small": {
+    "prompts_limit": 200, "iterations": 2, "training": {"batch_pairs": 16, "epochs": 2},
+    "method": {
+        "samples": {"n": 4, "max_tokens": 512}, "judgements": {"n": 3, "max_tokens": 512},
+        "meta_judgements": {"max_tokens": 512},
+    },
+}}
 Chars = PerIteration[PositiveInt | None]
 Rho = PerIteration[Annotated[float, Field(ge=0, lt=0.5)]]
 
@@ -39,7 +46,7 @@ class Settings(Method):
     judge_pair_iterations: NonNegativeInt = Field(2, description="first iterations, the ones that train the judge")
 
 
-class MetaRewarding:
+class MetaRewarding(Recipe):
     """R4: union of actor pairs by tiers and judge pairs by Elo."""
 
     name = "meta_rewarding"
@@ -47,6 +54,7 @@ class MetaRewarding:
     iterations = 4
     reuse_prompts = False
     training = TRAINING
+    presets = PRESETS
     settings = Settings
 
     def steps(self, settings: Settings, iteration: int) -> list[Step]:

@@ -14,6 +14,10 @@ def _as_list(value: Any) -> Any:
     return value if isinstance(value, (list, tuple)) else [value]
 
 
+DATA_FILE = "data file"
+# A file of rows, a data set folder or a data set's name, beside the run's prompts.
+DataFile = Annotated[str | None, DATA_FILE]
+
 # One value per iteration, the last one repeating; a single value stands for all iterations.
 PerIteration = Annotated[list[T], BeforeValidator(_as_list), Field(min_length=1)]
 

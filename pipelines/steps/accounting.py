@@ -16,25 +16,30 @@ BIN = 0.5  # width of the margin histogram's bins, in score units
 def accounting(groups: Iterable[Group], pairs: Iterable[Pair]) -> dict[str, Any]:
     """Counts of one iteration from its groups as selection returned them, and its pairs. Plain JSON values.
 
-    groups, judgements {total, counts, rates}, unjudged_samples (distinct ones that no judgement is about, as when the
-    judge's prompt was too long; None where nothing was judged), meta_judgements (as judgements, and ties,
-    first_position_rate), tied_prompts, dropped {reason: n}, pairs {kind: n}, and by kind the mean characters of both
-    sides, margin mean and histogram {lower edge: n}. Rates and means of nothing are None.
+    groups, samples {total, kinds, truncated}, judgements {total, counts, rates, ties, first_position_rate}, where the
+    last two are of comparisons, unjudged_samples (distinct ones that no judgement is about, as when the judge's prompt
+    was too long, of the kinds that were judged; None where nothing was), meta_judgements (as judgements), tied_prompts,
+    dropped {reason: n}, pairs {kind: n}, and by kind the mean characters of both sides, margin mean and histogram
+    {lower edge: n}. Rates and means of nothing are None.
     """
     groups, pairs = list(groups), list(pairs)
+    samples = [s for g in groups for s in g["samples"]]
+    judgements = [j for g in groups for j in g["judgements"]]
     meta = [m for g in groups for m in g["meta_judgements"]]
-    decided = [m for m in meta if m["status"] == "ok" and m.get("winner") in ("A", "B")]
-    first = sum((m.get("winner") == "B") == bool(m["order"]) for m in decided)
+    compared = [(j.get("verdict"), j["order"]) for j in judgements if j["status"] == "ok" and len(j["sample_ids"]) == 2]
+    reviewed = [(m.get("winner"), m["order"]) for m in meta if m["status"] == "ok"]
+    judged = {s["kind"] for g in groups if (ids := _judged(g)) for s in g["samples"] if s["sample_id"] in ids}
     kinds = sorted({p["kind"] for p in pairs})
     return {
         "groups": len(groups),
-        "judgements": _statuses([j["status"] for g in groups for j in g["judgements"]]),
-        "unjudged_samples": sum(map(_unjudged, groups)) if any(g["judgements"] for g in groups) else None,
-        "meta_judgements": {
-            **_statuses([m["status"] for m in meta]),
-            "ties": sum(m["status"] == "ok" and m.get("winner") == "tie" for m in meta),
-            "first_position_rate": first / len(decided) if decided else None,
+        "samples": {
+            "total": len(samples),
+            "kinds": _counts(s["kind"] for s in samples),
+            "truncated": sum(s["finish_reason"] == "length" for s in samples),
         },
+        "judgements": {**_statuses([j["status"] for j in judgements]), **_positions(compared)},
+        "unjudged_samples": sum(_unjudged(group, judged) for group in groups) if judged else None,
+        "meta_judgements": {**_statuses([m["status"] for m in meta]), **_positions(reviewed)},
         "tied_prompts": sum(_tied(group) for group in groups),
         "dropped": _counts(reason for g in groups if (reason := g["dropped"])),
         "pairs": _counts(p["kind"] for p in pairs),
@@ -56,13 +61,28 @@ def _statuses(statuses: list[Status]) -> dict[str, Any]:
     }
 
 
-def _unjudged(group: Group) -> int:
-    judged = {sample_id for j in group["judgements"] for sample_id in j["sample_ids"]}
-    return sum(s["sample_id"] not in judged for s in distinct_samples(group))
+def _positions(verdicts: list[tuple[str | None, int]]) -> dict[str, Any]:
+    """Ties, and how often the one shown first won, from (winner as listed, order)."""
+    first = [(winner == "B") == bool(order) for winner, order in verdicts if winner in ("A", "B")]
+    return {
+        "ties": sum(winner == "tie" for winner, _ in verdicts),
+        "first_position_rate": sum(first) / len(first) if first else None,
+    }
+
+
+def _judged(group: Group) -> set[str]:
+    return {sample_id for j in group["judgements"] for sample_id in j["sample_ids"]}
+
+
+def _unjudged(group: Group, kinds: set[str]) -> int:
+    judged = _judged(group)
+    return sum(s["sample_id"] not in judged for s in distinct_samples(group, kinds))
 
 
 def _tied(group: Group) -> bool:
-    scores = sample_scores(group).values()
+    """Whether two or more scored samples all have the same score; where judges gave none, the recipe's own score."""
+    own = [score for s in distinct_samples(group) if (score := s.get("score")) is not None]
+    scores = list(sample_scores(group).values()) or own
     return len(scores) > 1 and max(scores) - min(scores) <= EPSILON
 
 
@@ -75,7 +95,7 @@ def _shape(pairs: list[Pair]) -> dict[str, Any]:
     edges = Counter(math.floor(margin / BIN + EPSILON) for margin in margins)
     return {
         "chosen_chars_mean": mean(len(p["chosen_text"]) for p in pairs),
-        "rejected_chars_mean": mean(len(p["rejected_text"]) for p in pairs),
+        "rejected_chars_mean": mean(len(p["rejected_text"]) for p in pairs if p["rejected_from"]),
         "margin_mean": mean(margins),
         "margin_histogram": {f"{edge * BIN:g}": edges[edge] for edge in sorted(edges)},
     }

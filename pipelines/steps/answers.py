@@ -10,6 +10,7 @@ from fractions import Fraction
 from pipelines.recipes.base import Context
 from pipelines.records import Group, Sample, record_id
 from pipelines.steps import symbolic
+from pipelines.steps.lengths import count_words
 
 LONGEST = 300  # characters of an answer; what is longer is prose
 _START = r"(?<![^\W_])"
@@ -37,6 +38,17 @@ _CHOICE = re.compile(r"\(?([a-z])[).:](?:\s.*)?|\(?([a-z])\)?")
 _MATHEMATICAL = re.compile(r"[\d\\^+*/=<>()\[\]{}-]|\bpi\b|π|√|∞")
 _COMMAND = re.compile(r"\\[a-zA-Z]+|\b(?:sqrt|pi)\b")
 _PROSE = re.compile(r"[^\W\d_]{2,}")
+# What names an answer, up to the answer; and a conclusion right before the last line, which gives nothing away.
+_NAMES = re.compile(
+    r"\b(?:answer|option|choice)\b(?:[^\w\n]{1,4}(?:is|was|be|must|should|to|therefore|clearly|option|choice|the|that))*",
+    re.I,
+)
+_CONCLUSION = re.compile(
+    r"(?:(?<=[.!?:\n])|^)[ \t]{0,3}(?:(?:so|thus|hence|therefore|then),? )?(?:the|our) (?:(?:final|correct|right) )?"
+    r"answer is:? \S{1,40}$",
+    re.I,
+)
+_HINT = re.compile(r"\bhint(?:s|ed)?\b", re.I)
 ANCHORS = 256  # answers looked at, from the last one back; a text with more is no chain of thought
 
 
@@ -45,11 +57,25 @@ def extract_answer(text: str) -> str | None:
 
     Cleaned means: no markdown, quotes, dollar signs, closing period or thousands commas.
     """
-    for match in reversed(list(_ANSWER.finditer(text))[-ANCHORS:]):
-        answer = _read(text, match)
-        if answer:
-            return answer
-    return None
+    found = _last_answer(text)
+    return found and found[0]
+
+
+def gives_away(text: str, gold: str) -> bool:
+    """Whether a rationale says what the answer is before it concludes: it argues from the answer (R15, 2404.07017).
+
+    "Since the answer is C ..." and "option C fits" give it away, and so does a word about a hint. A number that is only
+    computed does not, nor a last sentence that says the answer once more.
+    """
+    found = _last_answer(text)
+    reasons = _THOUSANDS.sub(lambda m: m[0].replace(",", ""), text[:found[1] if found else None].rstrip())
+    concluded = _CONCLUSION.search(reasons, max(0, len(reasons) - LONGEST))
+    reasons = reasons[:concluded.start() if concluded else None]
+    answer = re.escape(clean(gold))
+    if re.fullmatch("[A-Za-z]", gold):  # an option is a capital or stands in parentheses: "a" is an article
+        answer = rf"(?:{gold.upper()}|\({gold.lower()}\))"
+    named = re.compile(rf"[^\w\n]{{0,4}}?(?:{answer if len(gold) == 1 else f'(?i:{answer})'})(?!\w|[.,]\d)")
+    return bool(_HINT.search(reasons)) or any(named.match(reasons, m.end()) for m in _NAMES.finditer(reasons))
 
 
 def same_answer(a: str, b: str) -> bool:
@@ -111,10 +137,19 @@ def gold_chains(group: Group, context: Context) -> list[Sample]:
         Sample(
             sample_id=record_id(*place), index=1 + max((s["index"] for s in group["samples"]), default=-1),
             kind="gold_chain", text=text, thought=None, answer=None, token_ids=[], finish_reason="stop",
-            n_chars=len(text), n_words=len(text.split()), n_tokens=0, seed=0, weight_version="gold", score=None,
+            n_chars=len(text), n_words=count_words(text), n_tokens=0, seed=0, weight_version="gold", score=None,
             votes=None,
         )
     ]
+
+
+def _last_answer(text: str) -> tuple[str, int] | None:
+    """The last answer that can be read, and where its anchor stands."""
+    for match in reversed(list(_ANSWER.finditer(text))[-ANCHORS:]):
+        answer = _read(text, match)
+        if answer:
+            return answer, match.start()
+    return None
 
 
 def _read(text: str, match: re.Match[str]) -> str | None:

@@ -3,45 +3,51 @@
 Nothing depends on the order in which samples or judgements arrived: all choices go by `index`, then by id.
 """
 
-from actors.verdicts import as_listed, parse_pairwise, parse_score
+from collections.abc import Collection
+
+from actors.protocols import PROTOCOLS, WINNER
+from actors.verdicts import as_listed
 from pipelines.records import Group, Judgement, MetaJudgement, Sample
 from pipelines.steps.aggregate import mean
 
 STAGE_REASONS = ("prompt_too_long", "unusable_text")
 
 
-def distinct_samples(group: Group) -> list[Sample]:
-    """The samples in index order without empty and repeated texts (R4): the ones that are judged and paired.
+def distinct_samples(group: Group, kinds: Collection[str] | None = None) -> list[Sample]:
+    """The samples of these kinds in index order without empty and repeated texts (R4): those judged and paired.
 
+    None means all kinds but the unsplit ones, whose hidden part nobody may read (steps/parts.py).
     A side of a pair needs a token. The text tells, and not `token_ids`, which recorded groups and gold chains may lack.
     """
     by_text: dict[str, Sample] = {}
     for sample in sorted(group["samples"], key=lambda s: (s["index"], s["sample_id"])):
-        if sample["text"]:
+        wanted = not sample["kind"].endswith("_unsplit") if kinds is None else sample["kind"] in kinds
+        if sample["text"] and wanted:
             by_text.setdefault(sample["text"].strip(), sample)
     return list(by_text.values())
 
 
-def read_judgement(judgement: Judgement, low: float = 0, high: float = 5) -> Judgement:
+def read_judgement(judgement: Judgement, protocols: tuple[str, str] = ("additive", "pairwise")) -> Judgement:
     """The judgement with `value`, `verdict` and `status` read again from its text; one cut off at its limit stays so.
 
+    `protocols` name how a text about one and about two samples is read (a recipe's `protocols`).
     Whether the engine cut the text is known only to `status`, so "truncated" is the one derived value that is kept.
     """
     if judgement.get("status") == "truncated":
         return {**judgement, "value": None, "verdict": None}
-    if len(judgement["sample_ids"]) == 2:
-        shown = parse_pairwise(judgement["text"])
-        verdict = as_listed(shown.value, judgement["order"])
-        return {**judgement, "value": None, "verdict": verdict, "status": shown.status}
-    score = parse_score(judgement["text"], low, high)
-    return {**judgement, "value": score.value, "verdict": None, "status": score.status}
+    pairwise = len(judgement["sample_ids"]) == 2
+    reading = PROTOCOLS[protocols[pairwise]].read(judgement["text"], False)
+    if pairwise:
+        verdict = as_listed(reading.value, judgement["order"])
+        return {**judgement, "value": None, "verdict": verdict, "status": reading.status}
+    return {**judgement, "value": reading.value, "verdict": None, "status": reading.status}
 
 
 def read_meta_judgement(judgement: MetaJudgement) -> MetaJudgement:
     """The meta-judgement with `winner` (among judgement_a and judgement_b, whatever was shown first) read again."""
     if judgement.get("status") == "truncated":
         return {**judgement, "winner": None}
-    shown = parse_pairwise(judgement["text"])
+    shown = WINNER.parse(judgement["text"], False)
     return {**judgement, "winner": as_listed(shown.value, judgement["order"]), "status": shown.status}
 
 
@@ -55,7 +61,7 @@ def lists_as_shown(calls: list[tuple[str, str, int]]) -> bool:
     return any(order == 1 and (b, a, 0) in seen and not {(b, a, 1), (a, b, 0)} & seen for a, b, order in calls)
 
 
-def read_group(group: Group) -> Group:
+def read_group(group: Group, protocols: tuple[str, str] = ("additive", "pairwise")) -> Group:
     """The group with everything a judge or a meta-judge said read again, and without an earlier selection's verdict.
 
     A reason that a stage gave before anything was made (STAGE_REASONS) stays: no text can take it back. Records of
@@ -69,7 +75,7 @@ def read_group(group: Group) -> Group:
         metas = [MetaJudgement(**{**m, "order": 0}) for m in metas]
     return {
         **group,
-        "judgements": [{**read_judgement(j), "elo": None} for j in judgements],
+        "judgements": [{**read_judgement(j, protocols), "elo": None} for j in judgements],
         "meta_judgements": [read_meta_judgement(m) for m in metas],
         "dropped": group["dropped"] if group["dropped"] in STAGE_REASONS else None,
     }

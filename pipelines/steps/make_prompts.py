@@ -1,12 +1,15 @@
 """First step: rows of a file, a folder or a Hugging Face data set become groups, checked before any actor starts.
 
 A row has `prompt` (text) or `messages` (a list of {role, content} that ends with the user), and may have `gold` (the
-known answer) and `id`. Every other column is kept in the group's `meta`, where recipes find e.g. `gold_chain`.
+known answer) and `id`. Responses that exist already come as `responses` (a list of texts) or `response` (one text), or
+as a preference, `chosen` and `rejected` (texts); they become samples. Every other column is kept in the group's `meta`,
+where recipes find e.g. `gold_chain`.
 """
 
 import json
 import math
 from collections import Counter
+from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import date, time, timedelta
@@ -14,10 +17,11 @@ from decimal import Decimal
 from typing import Any, Literal
 from uuid import UUID
 
-from pipelines.records import Group, Message, digest, new_group, prompt_identity
+from pipelines.records import Group, Message, Sample, digest, new_group, prompt_identity, record_id
+from pipelines.steps.lengths import count_words
 from pipelines.steps.rows import NOT_TEXT, BadRow, InputError, Problem, check_messages, check_text, kind, read_rows
 
-__all__ = ["BadRow", "InputError", "PromptSet", "prompts_for_iteration", "read_prompts"]
+__all__ = ["BadRow", "InputError", "PromptSet", "prompts_for_iteration", "read_prompts", "with_samples"]
 
 
 @dataclass(frozen=True)
@@ -38,11 +42,12 @@ def read_prompts(
     occurrences: Counter[str] = Counter()
 
     def group(row: dict[str, Any], where: str) -> Group:
-        messages, gold, meta = check_row(row)
+        messages, gold, meta, given = check_row(row)
         identity = prompt_identity(messages)
         made = new_group(messages, gold=gold, meta=meta, occurrence=occurrences[identity])
         occurrences[identity] += 1
-        return made
+        texts = enumerate(given)
+        return {**made, "samples": [given_sample(made["prompt_id"], i, kind, text) for i, (kind, text) in texts]}
 
     return PromptSet(*read_rows(source, group, limit, on_bad_rows))
 
@@ -62,8 +67,28 @@ def prompts_for_iteration(
     return [Group(**{**deepcopy(group), "iteration": iteration}) for group in chosen]
 
 
-def check_row(row: dict[str, Any]) -> tuple[list[Message], str | None, dict[str, Any]]:
-    """Messages, gold and meta of one raw row. NaN counts as absent: it is what pandas writes for it."""
+def with_samples(groups: list[Group], earlier: Iterable[Group]) -> list[Group]:
+    """The groups with the samples that an earlier iteration had of their prompts, and without its judgements."""
+    made = {group["prompt_id"]: group["samples"] for group in earlier}
+    return [Group(**{**group, "samples": made.get(group["prompt_id"], group["samples"])}) for group in groups]
+
+
+def given_sample(prompt_id: str, index: int, kind: str, text: str) -> Sample:
+    """A response that no model of the run made; its tokens are the policy's own, made where they are needed."""
+    return Sample(
+        sample_id=record_id(0, "", 0, prompt_id, kind, index), index=index, kind=kind, text=text, thought=None,
+        answer=None, token_ids=[], finish_reason="stop", n_chars=len(text), n_words=count_words(text), n_tokens=0,
+        seed=0, weight_version="given", score=None, votes=None,
+    )
+
+
+def check_row(
+    row: dict[str, Any],
+) -> tuple[list[Message], str | None, dict[str, Any], list[tuple[str, str]]]:
+    """Messages, gold, meta and given responses (kind, text) of one raw row.
+
+    NaN counts as absent: it is what pandas writes for it.
+    """
     row = {key: value for key, value in row.items() if not (isinstance(value, float) and math.isnan(value))}
     if "prompt" in row and "messages" in row:
         raise Problem("prompt", "is there and so is messages; keep one of them")
@@ -74,10 +99,34 @@ def check_row(row: dict[str, Any]) -> tuple[list[Message], str | None, dict[str,
     else:
         raise Problem("prompt", f"is missing and so is messages; the row has {', '.join(row) or 'nothing'}"[:200])
     gold = row.pop("gold", None)
+    given = _given(row)
     meta = {key: _meta(value, key) for key, value in row.items()}
     if not isinstance(meta.get("id", ""), (str, int)) or isinstance(meta.get("id"), bool):
         raise Problem("id", f"is {kind(meta['id'])}; use text or a whole number")
-    return messages, None if gold is None else _gold(gold), meta
+    return messages, None if gold is None else _gold(gold), meta, given
+
+
+def _given(row: dict[str, Any]) -> list[tuple[str, str]]:
+    """Takes the responses out of a row."""
+    forms = [form for form in (("responses",), ("response",), ("chosen", "rejected")) if any(k in row for k in form)]
+    if not forms:
+        return []
+    names = forms[0]
+    if len(forms) > 1:
+        raise Problem(names[0], f"is there and so is {' with '.join(forms[1])}; keep one of them")
+    if missing := [name for name in names if name not in row]:
+        raise Problem(missing[0], f"is missing, and a preference needs both {' and '.join(names)}")
+    values = [row.pop(name) for name in names]
+    if names == ("chosen", "rejected"):
+        chosen, rejected = (check_text(value, name) for name, value in zip(names, values, strict=True))
+        if chosen.strip() == rejected.strip():
+            raise Problem("rejected", "is the same text as chosen, so neither is preferred; leave the row out")
+        return [("chosen", chosen), ("rejected", rejected)]
+    if names == ("response",):
+        return [("given", check_text(values[0], "response"))]
+    if not isinstance(values[0], list) or not values[0]:
+        raise Problem("responses", f"is {'empty' if values[0] == [] else kind(values[0])}; use a list of texts")
+    return [("given", check_text(text, f"responses[{i}]")) for i, text in enumerate(values[0])]
 
 
 def _gold(value: Any) -> str:

@@ -4,16 +4,22 @@ A pair's `messages` must be, token for token, what the model saw when it wrote t
 this module builds a conversation.
 """
 
+import json
+from typing import Any
+
 from pipelines.prompts import load
 from pipelines.records import Group, Judgement, Message, Sample
+from pipelines.steps.parts import visible
 
 _SPEAKERS = {"user": "User", "assistant": "Assistant", "system": "System"}
 
 
-def prompt_messages(group: Group, template: str | None = None) -> list[Message]:
+def prompt_messages(group: Group, template: str | None = None, **variables: Any) -> list[Message]:
     """The conversation the policy answers: the group's own, its last user turn put through `template` if there is one.
 
-    Raises ValueError when a template is asked for and the conversation has no user turn.
+    `variables` are what the template reads beside `prompt` (a sample step's `shown`; its "key" is not read). Raises
+    ValueError when a template is asked for and the conversation has no user turn, and jinja2.UndefinedError for a
+    variable that is missing.
     """
     messages = [Message(role=m["role"], content=m["content"]) for m in group["messages"]]
     if template is None:
@@ -21,7 +27,7 @@ def prompt_messages(group: Group, template: str | None = None) -> list[Message]:
     last = max((i for i, m in enumerate(messages) if m["role"] == "user"), default=None)
     if last is None:
         raise ValueError(f"prompt {group['prompt_id']}: no user message to put into template {template!r}")
-    messages[last] = Message(role="user", content=load(template).render(prompt=messages[last]["content"]))
+    messages[last] = Message(role="user", content=load(template).render(**variables, prompt=messages[last]["content"]))
     return messages
 
 
@@ -33,12 +39,16 @@ def transcript(messages: list[Message]) -> str:
 
 
 def judge_messages(template: str, group: Group, *shown: Sample) -> list[Message]:
-    """What the judge is asked about one sample, or about two in the order shown; the judge sees the bare question."""
-    prompt = transcript(group["messages"])
+    """What the judge is asked about one sample, or about two in the order shown; the judge sees the bare question.
+
+    Templates get `prompt`, `response` or `response_a` and `response_b` (the visible parts), `gold` (text or None) and
+    `meta` (the row's other columns). Raises jinja2.UndefinedError for what a template reads and the row lacks.
+    """
+    variables = {"prompt": transcript(group["messages"]), "gold": group["gold"], "meta": json.loads(group["meta"])}
     if len(shown) == 1:
-        text = load(template).render(prompt=prompt, response=shown[0]["text"])
+        text = load(template).render(**variables, response=visible(shown[0]))
     elif len(shown) == 2:
-        text = load(template).render(prompt=prompt, response_a=shown[0]["text"], response_b=shown[1]["text"])
+        text = load(template).render(**variables, response_a=visible(shown[0]), response_b=visible(shown[1]))
     else:
         raise ValueError(f"prompt {group['prompt_id']}: a judge reads one or two samples, got {len(shown)}")
     return [Message(role="user", content=text)]
@@ -55,8 +65,8 @@ def meta_messages(template: str, group: Group, first: Judgement, second: Judgeme
         )
     sample = sample_by_id(group, first["sample_ids"][0])
     text = load(template).render(
-        prompt=transcript(group["messages"]), response=sample["text"], judgement_a=first["text"],
-        judgement_b=second["text"],
+        prompt=transcript(group["messages"]), response=visible(sample), judgement_a=first["text"],
+        judgement_b=second["text"], meta=json.loads(group["meta"]),
     )
     return [Message(role="user", content=text)]
 

@@ -4,12 +4,11 @@ On a CPU each segment attends, exactly and without masked work, to its ancestors
 call does the same with a block mask.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface
 
@@ -17,7 +16,7 @@ from pipelines.training.errors import TrainingError
 from pipelines.training.packing import Pack
 
 NAME = "appellate_tree"
-SHORT = 512  # queries of a segment
+ROWS = 256  # rows of a block in backward
 
 
 class TreeAttentionError(TrainingError):
@@ -34,20 +33,48 @@ class Tree:
         self.size = len(pack.token_ids)
         self._positions = pack.position_ids
         self._masks: dict[tuple[int, int, int | None], Tensor | None] = {}
+        self._hidden: dict[tuple[int, int, int, int | None], Tensor | None] = {}
         self._block_masks: dict[int | None, Any] = {}
 
-    def mask(self, queries: int, keys: int, window: int | None, device: torch.device) -> Tensor | None:
-        """True where the last `queries` of `keys` consecutive positions may look; None where plain causal is meant."""
+    def mask(self, queries: int, keys: int, window: int | None, dtype: torch.dtype) -> Tensor | None:
+        """0 where the last `queries` of `keys` consecutive positions may look, -inf elsewhere; None: plain causal."""
         where = (queries, keys, window)
         if where not in self._masks:
-            own = torch.arange(keys - queries, keys, device=device)[:, None]
-            seen = torch.arange(keys, device=device)[None, :]
-            allowed = seen <= own
+            own, seen = torch.arange(keys - queries, keys)[:, None], torch.arange(keys)[None, :]
+            hidden = seen > own
             if window is not None:
-                allowed &= own - seen < window
+                hidden |= own - seen >= window
             plain = queries == keys and (window is None or window >= keys)
-            self._masks[where] = None if plain else allowed
+            mask = torch.zeros(queries, keys, dtype=dtype).masked_fill_(hidden, -torch.inf)
+            self._masks[where] = None if plain else mask
         return self._masks[where]
+
+    def rows(self, segment: int) -> Iterator[tuple[int, int]]:
+        """Stretches of at most ROWS rows that see keys of a segment: its own, and those of all segments below it."""
+        runs: list[list[int]] = []
+        for other, path in enumerate(self.paths):
+            if segment in path:
+                start, end = self.starts[other], self.starts[other] + self.lengths[other]
+                if len(runs) > 1 and runs[-1][1] == start:
+                    runs[-1][1] = end
+                else:
+                    runs.append([start, end])
+        for start, end in runs:
+            for first in range(start, end, ROWS):
+                yield first, min(first + ROWS, end)
+
+    def hidden(self, segment: int, first: int, last: int, window: int | None) -> Tensor | None:
+        """True where rows `first` to `last` do not see the keys of `segment`, up to the last row's; None: all seen."""
+        start, end = self.starts[segment], min(self.starts[segment] + self.lengths[segment], last)
+        place = (segment, first, last, window)
+        if place not in self._hidden:
+            own = torch.tensor(self._positions[first:last])[:, None]
+            seen = torch.tensor(self._positions[start:end])[None, :]
+            hidden = seen > own
+            if window is not None:
+                hidden |= own - seen >= window
+            self._hidden[place] = hidden if bool(hidden.any()) else None
+        return self._hidden[place]
 
     def block_mask(self, window: int | None, device: torch.device) -> Any:
         """The whole tree as FlexAttention's block mask."""
@@ -94,63 +121,86 @@ def tree_attention(
     if query.is_cuda:
         out = _flex(query, key, value, tree, scaling, sliding_window)
     else:
-        applied: Any = _SegmentAttention.apply(query, key, value, tree, scaling, sliding_window)
-        out = applied
+        kind = value.dtype  # under autocast the rotation leaves queries and keys in float32
+        applied: Any = _SegmentAttention.apply(query.to(kind), key.to(kind), value, tree, scaling, sliding_window)
+        return applied, None
     return out.transpose(1, 2).contiguous(), None
 
 
 class _SegmentAttention(torch.autograd.Function):
-    """One segment after the other, attending to its ancestors and itself. Backward computes each segment again.
+    """One segment after the other, attending to its ancestors and itself; output [1, tokens, heads, size].
 
-    Only queries, keys and values are kept: the copies of keys that segments need, one per head of a group and one per
-    segment below a prompt, would be more than half of what a layer keeps.
+    Only queries, keys, values, output and the log-sum-exp of every row are kept. Backward takes each segment's keys
+    once, with all rows that see them (its own and those below it, which follow it in a pack), a few rows at a time, as
+    matrix products over whole groups of heads: no key is copied for a second head or a second segment.
     """
 
     @staticmethod
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, tree: Tree, scaling: float | None, window: int | None
     ) -> Tensor:
-        ctx.save_for_backward(query, key, value)
-        ctx.settings = tree, scaling, window
-        outs = [_attend(q, k, v, mask, scaling) for q, k, v, mask in _cut(query, key, value, tree, window)]
-        return torch.cat(outs, 2)
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        groups = query.shape[1] // key.shape[1]
+        out = query.new_empty(1, query.shape[2], query.shape[1], value.shape[-1])
+        norms = query.new_empty(1, query.shape[1], query.shape[2], dtype=torch.float32)
+        for start, length, path in zip(tree.starts, tree.lengths, tree.paths, strict=True):
+            rows = slice(start, start + length)
+            k, v = (
+                torch.cat([t[:, :, tree.starts[i]:tree.starts[i] + tree.lengths[i]] for i in path], 2)
+                .repeat_interleave(groups, 1) for t in (key, value)
+            )
+            mask = tree.mask(length, k.shape[2], window, query.dtype)
+            found, norm = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+                query[:, :, rows], k, v, 0.0, mask is None, attn_mask=mask, scale=scale
+            )
+            out[:, rows] = found.transpose(1, 2)
+            norms[:, :, rows] = norm
+        ctx.save_for_backward(query, key, value, out, norms)
+        ctx.settings = tree, scale, window
+        return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value = ctx.saved_tensors
-        tree, scaling, window = ctx.settings
-        keys, values = (torch.zeros_like(t, dtype=torch.float32) for t in (key, value))
-        queries = []
-        parts = _cut(query, key, value, tree, window)
-        for (q, k, v, mask), path, gradient in zip(parts, tree.paths, gradients[0].split(tree.lengths, 2), strict=True):
-            # The CPU's kernel multiplies short bfloat16 segments more slowly than float32 ones.
-            precise = torch.float32 if q.shape[2] < SHORT else q.dtype
-            inputs = [t.detach().to(precise).requires_grad_() for t in (q, k, v)]
-            with torch.enable_grad():
-                out = _attend(*inputs, mask, scaling)
-            found = torch.autograd.grad(out, inputs, gradient.to(precise))
-            queries.append(found[0].to(q.dtype))
-            for total, part in ((keys, found[1]), (values, found[2])):
-                for i, piece in zip(path, part.split([tree.lengths[i] for i in path], 2), strict=True):
-                    total.narrow(2, tree.starts[i], tree.lengths[i]).add_(piece)
-        return torch.cat(queries, 2), keys.to(key.dtype), values.to(value.dtype), None, None, None
+        query, key, value, out, norms = ctx.saved_tensors
+        tree, scale, window = ctx.settings
+        heads, kept = query.shape[1], key.shape[1]
+
+        def grouped(rows: Tensor) -> Tensor:
+            """[heads, tokens, size] as [key heads, heads of each, tokens, size]."""
+            return rows.unflatten(0, (kept, heads // kept))
+
+        gradient = gradients[0][0].transpose(0, 1)
+        along = (gradient.float() * out[0].transpose(0, 1)).sum(-1)  # what softmax takes off each row
+        q = grouped(torch.cat([query[0] * scale, _columns(norms[0], query.dtype)], -1))
+        g = grouped(torch.cat([gradient, _columns(along, query.dtype)], -1))
+        ones = key.new_ones(kept, key.shape[2], q.shape[-1] - key.shape[-1])
+        k, v = torch.cat([key[0], ones], -1), torch.cat([value[0], ones], -1)
+        found = torch.zeros_like(q[..., :key.shape[-1]]), torch.zeros_like(key[0]), torch.zeros_like(value[0])
+        for number, (start, length) in enumerate(zip(tree.starts, tree.lengths, strict=True)):
+            for first, last in tree.rows(number):
+                end = min(start + length, last)  # a segment's own rows see no later key
+                seen = slice(start, end)
+                rows = q[:, :, first:last].flatten(1, 2), g[:, :, first:last].flatten(1, 2)
+                weights = torch.bmm(rows[0], k[:, seen].mT)
+                hidden = tree.hidden(number, first, last, window)
+                if hidden is not None:
+                    weights.unflatten(1, (-1, last - first)).masked_fill_(hidden, -torch.inf)
+                weights.exp_()
+                found[2][:, seen].baddbmm_(weights.mT, rows[1][..., :value.shape[-1]])
+                weights.mul_(torch.bmm(rows[1], v[:, seen].mT))
+                found[1][:, seen].baddbmm_(weights.mT, rows[0][..., :key.shape[-1]])
+                part = torch.bmm(weights, key[0][:, seen])
+                found[0][:, :, first:last] += part.unflatten(1, (-1, last - first))
+        queries = found[0].flatten(0, 1).mul_(scale)
+        return queries[None], found[1][None], found[2][None], None, None, None
 
 
-def _cut(
-    query: Tensor, key: Tensor, value: Tensor, tree: Tree, window: int | None
-) -> Generator[tuple[Tensor, Tensor, Tensor, Tensor | None]]:
-    """Queries, keys, values and mask of each segment."""
-    queries, keys, values = (tensor.split(tree.lengths, 2) for tensor in (query, key, value))
-    for q, path in zip(queries, tree.paths, strict=True):
-        k, v = (torch.cat([parts[i] for i in path], 2) for parts in (keys, values))
-        yield q, k, v, tree.mask(q.shape[2], k.shape[2], window, q.device)
-
-
-def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None, scale=scaling)
+def _columns(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """What, beside a column of ones for each, subtracts `values` from a product's rows before it is rounded."""
+    first = values.to(dtype)
+    if dtype == torch.float32:
+        return -first[..., None]
+    return -torch.stack([first, (values - first.float()).to(dtype)], -1)
 
 
 _compiled: Any = None

@@ -10,10 +10,10 @@ from pipelines.strict import Strict
 
 LossName = Literal[
     "dpo", "robust_dpo", "ipo", "hinge", "ld_dpo", "length_dpo", "r_dpo", "dpop", "simpo", "orpo", "kto", "nll",
-    "nll_pooled", "sft",
+    "nll_prompted", "nll_pooled", "sft",
 ]
 # These compare the two sides of a pair; the others need the chosen side alone.
-PAIRWISE = frozenset(get_args(LossName)) - {"nll", "nll_pooled", "sft"}
+PAIRWISE = frozenset(get_args(LossName)) - {"nll", "nll_prompted", "nll_pooled", "sft"}
 # These compare with the reference; a run without them needs no reference log-probabilities.
 REFERENCED = PAIRWISE - {"simpo", "orpo"}
 
@@ -65,6 +65,7 @@ class TrainingConfig(Strict):
     warmup_ratio: float = Field(0.0, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
+    start_from: Literal["previous", "seed"] = Field("previous", description="weights an iteration begins with")
     epochs: PositiveInt = 1
     batch_pairs: PositiveInt = Field(32, description="pairs of one optimizer step, over all workers")
     batch_tokens: PositiveInt | None = Field(None, description="tokens of one optimizer step, at most batch_pairs")
@@ -110,6 +111,8 @@ class TrainingConfig(Strict):
             raise ValueError(f"num_workers: {workers[0]} is more than {workers[1]}")
         if self.patience and not self.validation_pairs:
             raise ValueError("patience: needs validation_pairs")
+        if self.start_from == "seed" and self.needs_reference:
+            raise ValueError(f"start_from=seed: loss={self.loss!r} compares with the iteration's model; start there")
         if self.label_smoothing == 0 and "robust_dpo" in self.losses:
             raise ValueError("loss=robust_dpo: needs label_smoothing, the share of pairs in the wrong order")
         if self.label_smoothing and not {"dpo", "robust_dpo"} & self.losses.keys():

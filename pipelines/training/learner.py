@@ -185,9 +185,10 @@ class Learner:
         sums, sums_head = per_side(flat), per_side(flat * head)
         ref_sums, ref_head = per_side(ref), per_side(ref * head)
         counts = torch.tensor(lengths, dtype=torch.float32, device=device)
+        prompts = torch.tensor([len(row["prompt_ids"]) for row in rows], dtype=torch.float32, device=device)
         return PairBatch(
             chosen=sums[:, 0], rejected=sums[:, 1], ref_chosen=ref_sums[:, 0], ref_rejected=ref_sums[:, 1],
-            chosen_tokens=counts[:, 0], rejected_tokens=counts[:, 1],
+            prompt_tokens=prompts, chosen_tokens=counts[:, 0], rejected_tokens=counts[:, 1],
             chosen_head=sums_head[:, 0], rejected_head=sums_head[:, 1],
             ref_chosen_head=ref_head[:, 0], ref_rejected_head=ref_head[:, 1],
             weight=torch.tensor([row["weight"] for row in rows], dtype=torch.float32, device=device), **whole,

@@ -94,12 +94,14 @@ class _TokenLogProbs(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         logps, entropies, norms = [], [], []
         for some, target in zip(logits.split(_rows(logits)), targets.split(_rows(logits)), strict=True):
-            values = some.float()
-            norm = torch.logsumexp(values, -1, keepdim=True)
-            values = values - norm
-            logps.append(values.gather(-1, target[:, None])[:, 0])
-            entropies.append(-values.exp().mul_(values).sum(-1))
-            norms.append(norm)
+            top = some.amax(-1, keepdim=True).float()
+            values = (some - top).float()
+            weights = values.exp()
+            total = weights.sum(-1)
+            norm = total.log()
+            logps.append(values.gather(-1, target[:, None])[:, 0] - norm)
+            entropies.append(norm - torch.linalg.vecdot(weights, values) / total)
+            norms.append(top + norm[:, None])
         ctx.save_for_backward(logits, targets, torch.cat(norms))
         ctx.mark_non_differentiable(entropy := torch.cat(entropies))
         return torch.cat(logps), entropy
@@ -110,7 +112,7 @@ class _TokenLogProbs(torch.autograd.Function):
         rows = _rows(logits)
         parts = (tensor.split(rows) for tensor in (logits.detach(), targets, norms, gradients[0]))
         for some, target, norm, gradient in zip(*parts, strict=True):
-            values = (some.float() - norm).exp_().mul_(-gradient[:, None])
+            values = (some - norm).float().exp_().mul_(-gradient[:, None])
             values.scatter_add_(-1, target[:, None], gradient[:, None])
             some.copy_(values)
         return logits, None

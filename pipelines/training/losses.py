@@ -20,13 +20,14 @@ class PairBatch:
     """What a loss may read of some pairs.
 
     Tensors are float32 of shape [pairs]; log-probabilities are natural and summed over response tokens. Rows without a
-    rejected side hold 0 in its fields; only `nll`, `nll_pooled` and `sft` are meant for them.
+    rejected side hold 0 in its fields; only `sft` and the `nll` terms are meant for them.
     """
 
     chosen: Tensor
     rejected: Tensor
     ref_chosen: Tensor
     ref_rejected: Tensor
+    prompt_tokens: Tensor
     chosen_tokens: Tensor
     rejected_tokens: Tensor
     # Sums over the first min(chosen_tokens, rejected_tokens) tokens only (LD-DPO).
@@ -162,6 +163,14 @@ def nll(pairs: PairBatch, settings: TrainingConfig) -> Tensor:
     return -pairs.chosen / pairs.chosen_tokens
 
 
+def nll_prompted(pairs: PairBatch, settings: TrainingConfig) -> Tensor:
+    """-lp(w) / (len(x) + len(w)) with x the prompt: the longer a judge's instructions, the less its verdict weighs.
+
+    The supervised term of SFR-Judge's `dpo + nll_prompted` (2409.14664, section 3).
+    """
+    return -pairs.chosen / (pairs.prompt_tokens + pairs.chosen_tokens)
+
+
 def nll_pooled(pairs: PairBatch, settings: TrainingConfig) -> Tensor:
     """-lp(w) * batch pairs / batch chosen tokens: every token counts the same, long responses more than in `nll`.
 
@@ -184,6 +193,7 @@ LOSSES: dict[str, Loss] = {
     "orpo": orpo,
     "kto": kto,
     "nll": nll,
+    "nll_prompted": nll_prompted,
     "nll_pooled": nll_pooled,
     "sft": nll_pooled,
 }

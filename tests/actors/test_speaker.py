@@ -6,8 +6,8 @@ from typing import Any, cast
 import pytest
 
 from actors.engine import Completion, FinishReason, Request
-from actors.judge import SCORE, WINNER
 from actors.pool import ModelUnavailable, PoolClient
+from actors.protocols import SCORE, WINNER
 from actors.speaker import VERDICT_TOKENS, VERSION_RETRIES, PromptTooLong, Speaker
 from pipelines.config import Sampling
 from pipelines.records import Message

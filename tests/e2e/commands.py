@@ -48,8 +48,9 @@ def _hear_ctrl_c() -> None:
 
 
 def environment() -> dict[str, str]:
-    """The caller's environment without marks of other runs."""
-    return {k: v for k, v in os.environ.items() if not k.startswith(("APPELLATE_RUN", "RAY_"))}
+    """The caller's environment without marks of other runs, and without what the tests' own workers are limited to."""
+    own = ("APPELLATE_RUN", "RAY_", "PYTEST_", "OMP_NUM_THREADS")
+    return {k: v for k, v in os.environ.items() if not k.startswith(own)}
 
 
 def wait_for(condition: Callable[[], Any], timeout_s: float, what: str, process: subprocess.Popen | None = None) -> Any:

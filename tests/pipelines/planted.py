@@ -126,11 +126,6 @@ def rule_judge(quality: float, spread: float, *who: Any) -> str:
     return f"The response earns its points. ({who})\nScore: {said:g}"
 
 
-def mute_judge(rate: float, text: str, *who: Any) -> str:
-    """A judge that loses its last line in `rate` of its replies."""
-    return text.rsplit("\n", 1)[0] if noise("mute", *who) < rate else text
-
-
 def shown_score(judgement: Any) -> float:
     return float(judgement["text"].rsplit(" ", 1)[1])
 

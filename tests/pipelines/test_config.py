@@ -6,30 +6,45 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
 from pydantic import Field
 
 from pipelines import config, recipes
-from pipelines.config import ConfigError, Sampling, Strict, nearest_key, parse_assignment, resolve
+from pipelines.config import ConfigError, Sampling, nearest_key, parse_assignment, resolve, training_at
+from pipelines.recipes.base import Recipe
+from pipelines.recipes.method import DataFile, Method
 
 ROOT = Path(__file__).parents[2]
+TRAINING = {"beta": 0.2, "learning_rate": 5e-6, "num_cpus": 2.0}
+PRESETS = {"small": {"iterations": 2, "training": {"epochs": 4, "num_cpus": 0.25}, "method": {"samples": {"n": 2}}}}
 
 
-class Settings(Strict):
+class Settings(Method):
     samples: Sampling = Sampling(n=8, temperature=0.8)
     judge: Sampling | None = None
     threshold: float = Field(0.5, ge=0, le=1)
+    seed_rows: DataFile = None
+    first: dict[str, Any] = Field(default_factory=dict)
+
+
+class Paper(Recipe):
+    name = "paper"
+    paper = "0000.00000"
+    iterations = 3
+    settings = Settings
+    training = TRAINING
+    presets = PRESETS
+
+    def training_at(self, settings: Settings, iteration: int) -> dict[str, Any]:
+        return settings.first if iteration == 0 else {}
 
 
 @pytest.fixture(autouse=True)
 def recipe(monkeypatch):
-    paper = SimpleNamespace(
-        name="paper", iterations=3, settings=Settings, training={"beta": 0.2, "learning_rate": 5e-6, "num_cpus": 2.0}
-    )
-    monkeypatch.setattr(recipes, "get_recipe", lambda name: paper)
+    monkeypatch.setattr(recipes, "get_recipe", lambda name: Paper())
 
 
 def problem(*words: str, file: str = "paper") -> str:
@@ -60,6 +75,34 @@ def test_later_layers_win(tmp_path):
     assert resolve("paper", ["prompts=p"], "cpu").training.num_cpus == 0.5  # the profile is above the recipe
 
 
+def test_a_preset_stands_below_what_is_said_and_above_the_paper(tmp_path):
+    paper, small = (resolve("paper", ["prompts=p", *words], "cpu") for words in ([], ["preset=small"]))
+    assert (paper.preset, paper.iterations, paper.method.samples.n, paper.training.epochs) == ("paper", 3, 8, 1)
+    assert (small.preset, small.iterations, small.method.samples.n, small.training.epochs) == ("small", 2, 2, 4)
+    assert small.method.samples.temperature == 0.8  # the paper's other values stay
+    assert small.training.num_cpus == 0.25  # a preset is above the profile
+    file = tmp_path / "run.yaml"
+    file.write_text("recipe: paper\npreset: small\nprompts: p\niterations: 5\n")
+    run = resolve(str(file), ["training.epochs=9"], "cpu")
+    assert (run.preset, run.iterations, run.training.epochs, run.method.samples.n) == ("small", 5, 9, 2)
+    assert resolve(str(file), ["preset=paper"], "cpu").method.samples.n == 8
+    assert config.dump(run)["preset"] == "small"
+    assert config.load_dump(config.dump(run)) == run
+
+
+def test_a_configuration_from_before_presets_and_generators_is_read():
+    data = config.dump(resolve("paper", ["prompts=p"], "cpu"))
+    del data["preset"], data["roles"]["generator"], data["training"]["start_from"]
+    assert config.load_dump(data).training.start_from == "previous"
+
+
+def test_an_iteration_may_train_otherwise():
+    run = resolve("paper", ["prompts=p", "method.first={loss: sft, epochs: 2}", "training.epochs=7"], "cpu")
+    first, second = training_at(run, 0), training_at(run, 1)
+    assert (first.loss, first.epochs, first.beta) == ("sft", 2, 0.2)
+    assert second == run.training and second.epochs == 7
+
+
 def test_layers_do_not_leak_into_the_next_run():
     resolve("paper", ["prompts=p", "models.actor.replicas=9", "roles.judge=reference", "training.beta=9"], "cpu")
     run = resolve("paper", ["prompts=p"], "cpu")
@@ -79,7 +122,14 @@ def test_layers_do_not_leak_into_the_next_run():
         ("zzz=1", "zzz: unknown key"),
         ("models.actr.replicas=2", "models.actr: no role is played by this model, did you mean models.actor?"),
         ("roles.judge=teacher", "roles.judge: no model named 'teacher', models are actor, reference"),
-        ("roles.juge=actor", "roles.juge: unknown role, valid roles are policy, judge, meta_judge, reference"),
+        ("roles.juge=actor", "roles.juge: unknown role, valid roles are policy, judge, meta_judge, reference, "
+                             "generator"),
+        ("preset=smal", "preset: paper has none called 'smal', did you mean small?"),
+        ("preset=7", "preset: paper has none called '7', valid are paper, small"),
+        ("method.first={beta: 0}", "iteration 0: training.beta: Input should be greater than 0 (got 0)"),
+        ("method.first={bta: 1}", "iteration 0: training.bta: unknown key, did you mean training.beta?"),
+        ("method.first={start_from: seed}", "iteration 0: training: start_from=seed: loss='dpo' compares with the "
+                                            "iteration's model; start there"),
         ("training.beta=0", "training.beta: Input should be greater than 0 (got 0)"),
         ("training.beta=.inf", "training.beta: Input should be a finite number (got inf)"),
         ("training.epochs=two", "training.epochs: Input should be a valid integer, unable to parse string as an "
@@ -250,3 +300,13 @@ def test_local_paths_become_absolute_and_names_stay(monkeypatch, tmp_path):
     assert (run.prompts, run.model, run.runs_dir) == ("org/data", "smollm2-135m-instruct", "s3://bucket/runs")
     assert run.models["t"].path == "org/model"
     assert config.absolute_paths(resolve("paper", ["prompts=" + "x" * 9999], "cpu")).prompts == "x" * 9999
+
+
+def test_data_files_of_the_method_become_absolute_too(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "seed.jsonl").touch()
+    for word, expected in (("method.seed_rows=seed.jsonl", f"{tmp_path}/seed.jsonl"), ("seed=1", None),
+                           ("method.seed_rows=org/data", "org/data")):  # fmt: skip
+        run = config.absolute_paths(resolve("paper", ["prompts=p.jsonl", word], "cpu"))
+        assert run.method.seed_rows == expected
+        assert config.data_files(run) == ({"seed_rows": expected} if expected else {})

@@ -153,6 +153,13 @@ def test_repeated_chains_make_no_repeated_pairs() -> None:
     assert len({(p["chosen_text"], p["rejected_text"]) for p in pairs}) == len(pairs) == 2
 
 
+def test_responses_of_the_row_are_no_chains_of_the_policy() -> None:
+    planted = chains(1, 1)
+    planted["samples"].append(sample("given", "Another.\nFinal answer: 7", 9, kind="given"))
+    _, pairs = run_recipe("irpo", [planted])
+    assert [(p["chosen_from"], p["rejected_from"]) for p in pairs] == [("p-c1", "p-w1")]
+
+
 def test_stale_fields_are_read_again() -> None:
     planted = chains(1, 1)
     planted["samples"][0].update(answer="99", score=0.0)

@@ -119,6 +119,17 @@ def test_groups_come_back_once_and_in_one_order(ledger):
     assert ledger.iterations() == [0]
 
 
+def test_what_the_generator_wrote_lies_beside_the_groups(ledger):
+    asked, answered = [group(i) for i in range(3)], [group(f"prompt {i}") for i in range(2)]
+    ledger.commit_groups(0, asked, "prompts")
+    ledger.commit_groups(0, answered)
+    assert ledger.committed_prompt_ids(0, "prompts") == {g["prompt_id"] for g in asked}
+    assert ledger.committed_prompt_ids(0) == {g["prompt_id"] for g in answered}
+    ledger.replace_groups(0, ({**g, "dropped": "repeated"} for g in ledger.iter_groups(0, "prompts")), "prompts")
+    assert {g["dropped"] for g in ledger.iter_groups(0, "prompts")} == {"repeated"}
+    assert {g["dropped"] for g in ledger.iter_groups(0)} == {None}
+
+
 def test_equal_groups_make_equal_bytes(tmp_path):
     groups = [group(i) for i in range(5)]
     contents = []

@@ -50,6 +50,50 @@ def test_rows_become_groups(tmp_path):
     assert {(g["iteration"], g["dropped"], len(g["samples"])) for g in (first, second, third)} == {(0, None, 0)}
 
 
+def test_responses_of_a_row_become_samples(tmp_path):
+    source = write(
+        tmp_path,
+        {"prompt": "p", "responses": ["one", " two "], "criterion": "clarity"},
+        {"prompt": "p", "response": "only"},
+        {"prompt": "q", "chosen": "good", "rejected": "bad", "responses": None, "gold": 3},
+        {"prompt": "r"},
+    )
+    groups = read_prompts(source).groups
+    assert [[(s["kind"], s["index"], s["text"]) for s in group["samples"]] for group in groups] == [
+        [("given", 0, "one"), ("given", 1, " two ")], [("given", 0, "only")],
+        [("chosen", 0, "good"), ("rejected", 1, "bad")], [],
+    ]  # fmt: skip
+    assert (json.loads(groups[0]["meta"]), groups[2]["gold"]) == ({"criterion": "clarity"}, "3")
+    samples = [sample for group in groups for sample in group["samples"]]
+    assert len({sample["sample_id"] for sample in samples}) == len(samples)
+    assert {(s["weight_version"], s["finish_reason"], len(s["token_ids"])) for s in samples} == {("given", "stop", 0)}
+    assert (samples[1]["n_chars"], samples[1]["n_words"]) == (5, 1)
+    assert groups_table(groups).to_pylist() == groups
+    again = read_prompts(write(tmp_path, {"prompt": "x"}, {"prompt": "p", "response": "other"}, name="q.jsonl")).groups
+    assert again[1]["samples"][0]["sample_id"] == samples[0]["sample_id"]  # by place, not by text
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ({"response": " "}, "response: is empty"),
+        ({"response": ["a"]}, "response: is a list; use text"),
+        ({"responses": []}, "responses: is empty; use a list of texts"),
+        ({"responses": "a"}, "responses: is text; use a list of texts"),
+        ({"responses": ["a", 4]}, "responses[1]: is a number; use text"),
+        ({"responses": ["a"], "response": "b"}, "responses: is there and so is response; keep one of them"),
+        ({"response": "b", "chosen": "c", "rejected": "d"}, "response: is there and so is chosen with rejected; keep"),
+        ({"chosen": "a"}, "rejected: is missing, and a preference needs both chosen and rejected"),
+        ({"chosen": "a", "rejected": " a"}, "rejected: is the same text as chosen, so neither is preferred"),
+        ({"chosen": "a", "rejected": "\x00"}, "rejected: has a NUL character"),
+    ],
+)
+def test_responses_that_cannot_be_used(tmp_path, row, problem):
+    with pytest.raises(InputError) as error:
+        read_prompts(write(tmp_path, {"prompt": "p", **row}))
+    assert f"p.jsonl:1: {problem}" in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("gold", "text"), [(42, "42"), (42.0, "42"), (-0.5, "-0.5"), (10**30, "1" + "0" * 30), (1e22, "1e+22"), ("x", "x")]
 )

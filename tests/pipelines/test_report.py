@@ -35,6 +35,11 @@ def test_a_whole_run_is_shown():
     assert "live judge" not in text
 
 
+def test_a_training_that_compares_nothing_has_a_loss_alone():
+    text = shown(training={"steps": 3, "first_loss": 2.25, "last_loss": 1.5})
+    assert "loss 2.2500" in text and "1.5000" in text and "%" not in text
+
+
 def test_what_a_model_wrote_is_never_markup():
     hostile = {**JUDGE, "text": "Reasons.\n[/INST] [red]Score[/red]: 5"}
     text = shown(training={**TRAINING, "judge_before": hostile}, sync={**SYNC, "judge_after": {"error": "[/b] 500"}})

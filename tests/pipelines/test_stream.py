@@ -3,24 +3,27 @@
 import json
 from itertools import accumulate
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from actors.chat import ChatFormat, ChatFormatError
 from actors.engine import Completion
 from actors.speaker import PromptTooLong
-from pipelines import stream
+from pipelines import prompts, stream
 from pipelines.config import Sampling, resolve
 from pipelines.recipes.base import Context, JudgeStep, MetaJudgeStep, SampleStep, Step
-from pipelines.records import Group, Pair, groups_table, pairs_table
+from pipelines.records import Group, Pair, groups_table, pairs_table, record_id, record_seed
 from pipelines.steps.accounting import accounting
+from pipelines.steps.make_prompts import given_sample
+from pipelines.steps.parts import SPLITTERS
 from tests.pipelines.planted import group, judged_group, run_recipe, sample
 
 CONTEXT = Context(0, "meta_rewarding", 0)
 SAMPLING = Sampling(n=2, temperature=1.0, top_p=1.0, max_tokens=8)
 JUDGE = JudgeStep("additive", SAMPLING, "judge_additive")
 PAIRWISE = JudgeStep("pairwise", SAMPLING, "judge_pairwise")
+JUDGE_PLAIN = JudgeStep("additive", SAMPLING, "other_points")
 META = MetaJudgeStep(SAMPLING, "meta_judge")
 ERRORS = pytest.mark.parametrize("error", [PromptTooLong, ChatFormatError])
 
@@ -104,6 +107,143 @@ async def test_what_can_be_asked_is_all_recorded(work):
     assert (report["unjudged_samples"], report["judgements"]["rates"]["ok"]) == (0, 1.0)
 
 
+# ---- what a step asks
+
+
+class Writer:
+    """Notes every request, and answers with the number of the sample."""
+
+    def __init__(self):
+        self.asked: list[tuple[str, int, str]] = []
+
+    async def reply(
+        self, messages: list[Any], sampling: Sampling, seed: int, request_id: str, version: str
+    ) -> list[Completion]:
+        self.asked.append((messages[-1]["content"], seed, request_id))
+        text = messages[-1]["content"]
+        return [Completion(i, f"{text} -> {i}", [i, 2], "stop", seed + i, version) for i in range(sampling.n)]
+
+
+@pytest.fixture
+def ask(monkeypatch, tmp_path):
+    """`ask(group, step, ...)` puts a group through stages; `writer` and `roles` are what they asked."""
+    for name in ("plain", "hint"):
+        text = "{{ prompt }}" + (" ({{ hint }})" if name == "hint" else "")
+        (tmp_path / f"{name}.jinja").write_text(text)
+    (tmp_path / "points.jinja").write_text("{{ prompt }} {{ response }} {{ gold }} {{ meta.level }}")
+    (tmp_path / "other_points.jinja").write_text("again {{ response }}")
+    monkeypatch.setattr(prompts, "FOLDER", tmp_path)
+    prompts.load.cache_clear()
+    writer, roles = Writer(), []
+
+    def connect(run: str, config: Any, sources: Any, role: str) -> Any:
+        roles.append(role)
+        return SimpleNamespace(model="m"), None, "v0", SimpleNamespace(models={"m": SimpleNamespace(max_model_len=9)})
+
+    monkeypatch.setattr(stream, "_connect", connect)
+    monkeypatch.setattr(stream, "Speaker", lambda *_: writer)
+
+    async def put(made: Group, *steps: Step) -> Group:
+        for step in steps:
+            (made,) = (await stream.RoleStage("run", {}, {}, step, CONTEXT)(groups_table([made]))).to_pylist()
+        return made
+
+    asking = cast(Any, put)
+    asking.writer, asking.roles = writer, roles
+    yield asking
+    prompts.load.cache_clear()
+
+
+def hints(made: Group, context: Context) -> list[dict[str, Any]]:
+    """One request for every given sample."""
+    return [{"key": s["sample_id"], "hint": s["text"]} for s in made["samples"] if s["kind"] == "given"]
+
+
+async def test_ids_and_seeds_of_plain_samples_and_first_judgements_are_those_of_older_runs(ask):
+    made = await ask(group("p"), SampleStep(SAMPLING), JUDGE_PLAIN)
+    place = (0, "meta_rewarding", 0, "p", "sample")
+    assert [s["sample_id"] for s in made["samples"]] == [record_id(*place, i) for i in (0, 1)]
+    (_, seed, request_id), judged, _ = ask.writer.asked
+    assert (seed, request_id) == (record_seed(*place), record_id(*place))
+    first = made["samples"][0]["sample_id"]
+    assert judged[1:] == (record_seed(*place[:4], "judge", first, 0), record_id(*place[:4], "judge", first, 0))
+
+
+async def test_every_kind_and_key_has_its_own_ids_and_indices_go_on(ask):
+    given = [given_sample("p", 0, "given", "one"), given_sample("p", 1, "given", "two")]
+    steps = [
+        SampleStep(SAMPLING), SampleStep(SAMPLING, kind="hot"), SampleStep(SAMPLING, "hint", shown=hints),
+        SampleStep(SAMPLING, "hint", kind="worse", role="generator", shown=hints),
+    ]  # fmt: skip
+    made = await ask(group("p", samples=given), *steps)
+    assert [s["index"] for s in made["samples"]] == list(range(14))
+    kinds = ["given"] * 2 + ["sample"] * 2 + ["hot"] * 2 + ["sample"] * 4 + ["worse"] * 4
+    assert [s["kind"] for s in made["samples"]] == kinds
+    assert len({s["sample_id"] for s in made["samples"]}) == 14
+    assert len({asked[1:] for asked in ask.writer.asked}) == len(ask.writer.asked) == 6
+    assert [text for text, *_ in ask.writer.asked[2:4]] == ["Question p? (one)", "Question p? (two)"]
+    assert ask.roles == ["policy", "policy", "policy", "generator"]
+    again = await ask(group("p", samples=given), *steps)
+    assert again == made
+
+
+async def test_nothing_shown_asks_nothing(ask):
+    made = await ask(group("p"), SampleStep(SAMPLING, "hint", shown=hints))
+    assert (made["samples"], made["dropped"], ask.writer.asked) == ([], None, [])
+
+
+async def test_a_judge_reads_the_kinds_of_its_step_and_the_row(ask):
+    samples = [sample("a", "one", 0), sample("b", "two", 1, kind="hot"), sample("c", "three", 2, kind="given"),
+               sample("d", "four", 3, kind="given_unsplit")]  # fmt: skip
+    made = group("p", gold="7", meta='{"level": 3}', samples=samples)
+    judged = await ask(made, JudgeStep("additive", SAMPLING, "points", kinds=("given", "sample")))
+    assert [text for text, *_ in ask.writer.asked] == ["Question p? one 7 3", "Question p? three 7 3"]
+    assert [j["sample_ids"] for j in judged["judgements"]] == [["a"], ["a"], ["c"], ["c"]]
+
+
+async def test_a_step_judges_only_the_groups_it_is_for(ask):
+    step = JudgeStep("additive", SAMPLING, "other_points", only=lambda made: made["gold"] == "7")
+    for gold, judged in (("7", 2), (None, 0)):
+        made = await ask(group("p", gold=gold, samples=[sample("a", "one")]), step)
+        assert len(made["judgements"]) == judged
+
+
+async def test_judgements_of_a_second_step_come_beside_those_of_the_first(ask):
+    made = await ask(
+        group("p", meta='{"level": 3}', samples=[sample("a", "one")]), JudgeStep("additive", SAMPLING, "points"),
+        JudgeStep("additive", SAMPLING, "other_points"),
+    )  # fmt: skip
+    assert [j["text"] for j in made["judgements"]] == [
+        "Question p? one None 3 -> 0", "Question p? one None 3 -> 1", "again one -> 0", "again one -> 1"
+    ]  # fmt: skip
+    assert len({j["judgement_id"] for j in made["judgements"]}) == 4
+    assert len({asked[1:] for asked in ask.writer.asked}) == 2
+
+
+async def test_what_is_hidden_is_shown_to_no_judge(ask, monkeypatch):
+    monkeypatch.setitem(SPLITTERS, "arrow", lambda text: text[:-1].split("->")[0] and (text[:-1], text[-1]))
+    monkeypatch.setitem(SPLITTERS, "never", lambda text: None)
+    judge = JudgeStep("additive", SAMPLING, "other_points")
+    made = await ask(group("p"), SampleStep(SAMPLING, split="arrow"), judge)
+    assert [(s["thought"], s["n_chars"], s["n_words"]) for s in made["samples"]] == [("Question p? -> ", 1, 1)] * 2
+    assert [text for text, *_ in ask.writer.asked[1:]] == ["again 0", "again 1"]
+    made = await ask(group("p"), SampleStep(SAMPLING, split="never"), judge)
+    assert [(s["kind"], s["thought"]) for s in made["samples"]] == [("sample_unsplit", None)] * 2
+    assert made["judgements"] == []
+    assert accounting([made], [])["samples"] == {"total": 2, "kinds": {"sample_unsplit": 2}, "truncated": 0}
+
+
+@ERRORS
+async def test_a_further_request_that_cannot_be_asked_leaves_the_others(work, error, monkeypatch):
+    given = [given_sample("p", 0, "given", "too long"), given_sample("p", 1, "given", "short")]
+    step = SampleStep(SAMPLING, "irpo_question", kind="hinted", shown=lambda g, c: [
+        {"key": s["sample_id"], "hint": s["text"]} for s in g["samples"]])  # fmt: skip
+    monkeypatch.setattr("actors.policy.prompt_messages", lambda *_, **shown: [{"content": shown["hint"]}])
+    made = await work(group("p", samples=given), step, error, "too long")
+    assert [s["kind"] for s in made["samples"]] == ["given", "given", "hinted", "hinted"]
+    assert made["dropped"] is None
+
+
 # ---- pairs through the reference
 
 
@@ -115,7 +255,8 @@ def some_pairs(count: int, prompts: int) -> list[Pair]:
     ]
 
 
-async def test_a_block_of_pairs_is_scored_by_the_reference_as_the_policy_reads_it(monkeypatch):
+@pytest.mark.parametrize("needed", [True, False])
+async def test_a_block_of_pairs_is_scored_by_the_reference_as_the_policy_reads_it(monkeypatch, needed):
     """A frozen reference may have a chat template of its own; what is trained on is the policy's."""
     asked = []
 
@@ -124,7 +265,9 @@ async def test_a_block_of_pairs_is_scored_by_the_reference_as_the_policy_reads_i
         return [[-0.5] * len(response) for response in responses], version
 
     def connect(run: str, config: Any, sources: Any, role: str) -> Any:
-        return SimpleNamespace(score=score), "own", sources[role][0], SimpleNamespace(roles={"policy": "actor"})
+        training = SimpleNamespace(needs_reference=needed)
+        settings = SimpleNamespace(roles={"policy": "actor"}, training=training)
+        return SimpleNamespace(score=score), "own", sources[role][0], settings
 
     def load(folder: str) -> Any:
         return SimpleNamespace(render=lambda messages: [len(folder), len(messages)], template_hash=f"of {folder}")
@@ -133,9 +276,11 @@ async def test_a_block_of_pairs_is_scored_by_the_reference_as_the_policy_reads_i
     monkeypatch.setattr(ChatFormat, "load", load)
     stage = stream.ReferenceStage("run", {}, {"reference": ("frozen", "/ref"), "actor": ("v4", "/policy")})
     made = (await stage(pairs_table(some_pairs(3, 1)))).to_pylist()
-    assert asked == [([7, 1], "frozen")]
-    assert [(row["ref_version"], row["template_hash"]) for row in made] == [("frozen", "of /policy")] * 3
-    assert all(row["ref_logps_chosen"] == [-0.5] * len(row["chosen_ids"]) for row in made)
+    assert asked == ([([7, 1], "frozen")] if needed else [])
+    version = "frozen" if needed else None
+    assert [(row["ref_version"], row["template_hash"]) for row in made] == [(version, "of /policy")] * 3
+    assert all(row["prompt_ids"] == [7, 1] for row in made)
+    assert all(row["ref_logps_chosen"] == ([-0.5] * len(row["chosen_ids"]) if needed else None) for row in made)
 
 
 @pytest.mark.parametrize(("count", "prompts", "sizes"), [(5, 5, [1] * 5), (20, 2, [8, 2, 8, 2]), (9, 3, [3] * 3)])

@@ -77,10 +77,10 @@ def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict[str,
     ]
 
 
-def packed(model: Any, config: TrainingConfig, device: str) -> PackedModel:
+def packed(model: Any, config: TrainingConfig, device: str, accumulate: bool = False) -> PackedModel:
     """The model as the strategies wrap it, for use under `autocast`; with activation checkpointing where asked for."""
     if device == "cpu":
-        make_lean(model)
+        make_lean(model, accumulate)
     if config.activation_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.train()  # transformers checkpoints in training mode only; attention dropout is refused, others are off

@@ -51,7 +51,8 @@ class DataParallel(Strategy):
 
     def step(self, learning_rate: float) -> None:
         """Clips by the norm that was asked for last."""
-        nn.utils.clip_grads_with_norm_(self.parameters, self.config.max_grad_norm, self._norm)
+        if self._norm > self.config.max_grad_norm:  # or every gradient would be multiplied by 1
+            nn.utils.clip_grads_with_norm_(self.parameters, self.config.max_grad_norm, self._norm)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.step()
@@ -82,7 +83,7 @@ class DataParallel(Strategy):
 
     def _spread(self, model: Any) -> nn.Module:
         """The model as this worker holds it."""
-        return packed(model.to(self.device), self.config, self.device)
+        return packed(model.to(self.device), self.config, self.device, accumulate=True)
 
     def _whole(self, tensor: Tensor) -> Tensor:
         """All of a parameter or moment of which this worker may hold a part. Collective."""

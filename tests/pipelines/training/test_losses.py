@@ -21,6 +21,7 @@ POLICY = [name for name in LOG_PROBS if not name.startswith("ref_")]
 # tokens longer; its first ten tokens hold half of its difference.
 FIXTURE: dict[str, Any] = {
     "chosen": -20, "rejected": -30, "ref_chosen": -22, "ref_rejected": -27, "chosen_tokens": 10, "rejected_tokens": 12,
+    "prompt_tokens": 30,
     "chosen_head": -20, "rejected_head": -24, "ref_chosen_head": -22, "ref_rejected_head": -22.5, "weight": 1,
     "batch_pairs": 1, "batch_chosen_tokens": 10, "kl_chosen": 1.5, "kl_rejected": 0.5,
 }
@@ -150,6 +151,13 @@ def test_nll_fixture():
     assert LOSSES["nll"](pairs, settings()).tolist() == [1.0, 3.0]
 
 
+def test_nll_prompted_fixture():
+    """R13.4: 20 / (30 + 10), and 1 / (999 + 1) for a verdict of one token after a long prompt."""
+    pairs = batch(chosen=[-20, -1], prompt_tokens=[30, 999], chosen_tokens=[10, 1])
+    assert LOSSES["nll_prompted"](pairs, settings()).tolist() == pytest.approx([0.5, 0.001])
+    assert value("nll_prompted", batch(prompt_tokens=0)) == value("nll")
+
+
 @pytest.mark.parametrize("name", ["nll_pooled", "sft"])
 def test_nll_pooled_and_sft_fixture(name: str):
     """Form (b): 33 nats on 31 tokens, whatever the response they are in."""
@@ -239,7 +247,7 @@ def test_rows_without_a_rejected_side_are_finite(name: str):
     parts["loss"].sum().backward()
     assert all(part.isfinite().all() for part in parts.values())
     assert leaf.grad is not None
-    assert leaf.grad.tolist() == pytest.approx([-0.1])
+    assert leaf.grad.tolist() == pytest.approx([-0.025 if name == "nll_prompted" else -0.1])
 
 
 # Single losses.

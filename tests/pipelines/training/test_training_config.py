@@ -93,7 +93,7 @@ def test_each_loss_says_what_it_needs(name):
 
 
 def test_what_needs_no_rejected_side_and_no_reference():
-    assert set(NAMES) - PAIRWISE == {"nll", "nll_pooled", "sft"}
+    assert set(NAMES) - PAIRWISE == {"nll", "nll_prompted", "nll_pooled", "sft"}
     assert {"simpo", "orpo"} == PAIRWISE - REFERENCED
     assert not TrainingConfig(loss="sft + 0.1 orpo").needs_reference
 
@@ -107,6 +107,7 @@ def test_what_needs_no_rejected_side_and_no_reference():
         (["weights=bfloat16", "autocast=float32"], "weights=bfloat16 needs autocast=bfloat16"),
         (["num_workers=[4, 2]"], "num_workers: 4 is more than 2"),
         (["patience=3"], "patience: needs validation_pairs"),
+        (["start_from=seed", "loss=dpo + nll"], "start_from=seed: loss='dpo + nll' compares with the iteration"),
         (["loss=robust_dpo"], "loss=robust_dpo: needs label_smoothing"),
         (["loss=ipo + nll", "label_smoothing=0.1"], "label_smoothing: dpo and robust_dpo know it, loss='ipo + nll'"),
     ],

@@ -1,0 +1,233 @@
+"""How good checkpoints are on held-out rows: problems to answer, or two answers to judge whose label is known.
+
+    python -m benchmarks.evaluation REQUEST.json RESULT.json
+
+Prompts, protocols and lengths are those of the recipe's own steps, and one engine takes the checkpoints one after the
+other, as a run's engines do. It runs in a process of its own, so that nothing of an engine stays with its caller.
+"""
+
+import asyncio
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, cast
+
+from benchmarks.scoring import judge_numbers, majority, mean, preferred, strict_number
+from pipelines import prompts
+from pipelines.config import ModelConfig, RunConfig, Sampling, dump
+from pipelines.records import Group, Message, Sample, digest, new_group
+
+ROOT = Path(__file__).resolve().parents[1]
+GREEDY = Sampling(n=1, temperature=0.0)
+VOTES = Sampling(n=8, temperature=0.8)
+COLUMNS = ("prompt", "gold", "response_a", "response_b", "label")
+SHOWN = 3  # texts of each evaluation that are kept to be read
+
+
+class LocalModel:
+    """An engine of this process where a Speaker expects a pool of replicas."""
+
+    def __init__(self, engine: Any):
+        self._engine = engine
+
+    async def generate(self, request: Any, version: str | None = None) -> Any:
+        """The engine's completions; it has one weight version at a time."""
+        return await self._engine.generate(request)
+
+
+async def evaluate(request: dict[str, Any]) -> dict[str, Any]:
+    """Numbers of each of the `checkpoints` (name to folder) of a request made by `request_of`."""
+    from actors.chat import ChatFormat
+    from actors.speaker import Speaker
+    from actors.vllm_engine import VllmEngine
+    from pipelines.recipes import get_recipe
+
+    recipe = get_recipe(request["recipe"])
+    steps = recipe.steps(recipe.settings.model_validate(request["method"]), 0)
+    model, folders = ModelConfig.model_validate(request["model"]), list(request["checkpoints"].values())
+    if not folders:
+        return {}
+    engine = await VllmEngine.start(folders[0], model)
+    speaker = Speaker(cast(Any, LocalModel(engine)), ChatFormat.load(folders[0]), model.max_model_len)
+    groups = [group_of(row) for row in request["rows"]]
+    found = {}
+    try:
+        for name, folder in request["checkpoints"].items():
+            if folder != folders[0]:
+                await engine.load_weights(folder)
+            if "label" in request["rows"][0]:
+                found[name] = await judge(speaker, steps, groups, request["rows"])
+            else:
+                found[name] = await answer(speaker, steps, groups, request["lead"], request["vote"])
+    finally:
+        await engine.shutdown()
+    return found
+
+
+def group_of(row: dict[str, str]) -> Group:
+    """A row as the group that a run would make of it."""
+    messages = [Message(role="user", content=row["prompt"])]
+    return new_group(messages, gold=row.get("gold"), meta={k: v for k, v in row.items() if k not in COLUMNS})
+
+
+async def answer(speaker: Any, steps: list[Any], groups: list[Group], lead: str, vote: bool) -> dict[str, Any]:
+    """Greedy accuracy, majority of 8, and the share of greedy answers whose last line has the form asked for."""
+    from pipelines.recipes.base import SampleStep
+    from pipelines.steps.answers import extract_answer, same_answer
+    from pipelines.steps.render import prompt_messages
+
+    step = next(s for s in steps if isinstance(s, SampleStep))
+    asked = [prompt_messages(group, step.template) for group in groups]
+    gold = [int(group["gold"] or "") for group in groups]
+
+    async def texts(sampling: Sampling) -> list[list[str]]:
+        sampling = sampling.model_copy(update={"max_tokens": step.sampling.max_tokens})
+        replies = (speaker.reply(messages, sampling, i, f"{i}", None) for i, messages in enumerate(asked))
+        return [[completion.text for completion in reply] for reply in await together(replies)]
+
+    def right(numbers: list[int | None]) -> list[float]:
+        return [float(number == g) for number, g in zip(numbers, gold, strict=True)]
+
+    first = [text for (text,) in await texts(GREEDY)]
+    numbers = [strict_number(text, lead) for text in first]
+    loose = [(extract_answer(text), str(g)) for text, g in zip(first, gold, strict=True)]
+    found: dict[str, Any] = {
+        "greedy": mean(right(numbers)),
+        "format": mean([float(number is not None) for number in numbers]),
+        "greedy_any_format": mean([float(a is not None and same_answer(a, g)) for a, g in loose]),
+        "points": right(numbers),
+        "examples": first[:SHOWN],
+    }
+    if vote:
+        voted = [majority([strict_number(text, lead) for text in several]) for several in await texts(VOTES)]
+        found["majority_of_8"] = mean(right(voted))
+    return found
+
+
+async def judge(speaker: Any, steps: list[Any], groups: list[Group], rows: list[dict[str, str]]) -> dict[str, Any]:
+    """Greedy judgements by the protocol of the recipe's judge, each two answers in both orders, or each one scored.
+
+    Rows that leave the model no room for a judgement are left out and counted.
+    """
+    from actors.protocols import PROTOCOLS
+    from actors.speaker import PromptTooLong
+    from actors.verdicts import as_listed
+    from pipelines.recipes.base import JudgeStep
+    from pipelines.steps.render import judge_messages
+
+    step = next(s for s in steps if isinstance(s, JudgeStep))
+    protocol = PROTOCOLS[step.protocol]
+    sampling = step.sampling.model_copy(update={"n": 1, "temperature": 0.0, "top_p": 1.0})
+
+    async def ask(group: Group, shown: list[str]) -> tuple[str, Any]:
+        samples = [cast(Sample, {"text": text, "thought": None, "kind": "given"}) for text in shown]
+        messages = judge_messages(step.template, group, *samples)
+        place = digest(group["prompt_id"], shown)
+        if step.structured:
+            (reply,) = await speaker.reply_with_verdict(messages, sampling, 0, place, None, protocol.verdict)
+        else:
+            (reply,) = await speaker.reply(messages, sampling, 0, place, None)
+        reading = protocol.read(reply.text, reply.finish_reason == "length")
+        return reply.text, reading.value if reading.status == "ok" else None
+
+    async def ask_twice(group: Group, row: dict[str, str]) -> tuple[str, tuple[str | None, str | None]] | None:
+        a, b = row["response_a"], row["response_b"]
+        try:
+            if protocol.responses == 1:
+                (text, first), (_, second) = await asyncio.gather(ask(group, [a]), ask(group, [b]))
+                verdict = preferred(first, second)
+                return text, (verdict, verdict)
+            (text, first), (_, second) = await asyncio.gather(ask(group, [a, b]), ask(group, [b, a]))
+            return text, (as_listed(first, 0), as_listed(second, 1))
+        except PromptTooLong:
+            return None
+
+    replies = await together(ask_twice(group, row) for group, row in zip(groups, rows, strict=True))
+    read = [(reply, row) for reply, row in zip(replies, rows, strict=True) if reply]
+    return {
+        **judge_numbers(
+            [reply[1] for reply, _ in read], [row["label"] for _, row in read],
+            [len(row["response_a"]) - len(row["response_b"]) for _, row in read],
+            tie=0.5 if protocol.responses == 1 else 0.0,  # scores cannot but be equal at times; a verdict need not
+        ),
+        "too_long": len(rows) - len(read),
+        "examples": [reply[0] for reply, _ in read[:SHOWN]],
+    }
+
+
+async def together(work: Any) -> list[Any]:
+    """Results in order; the engine batches what runs at once."""
+    tasks: list[Coroutine[Any, Any, Any]] = list(work)
+    return list(await asyncio.gather(*tasks))
+
+
+def request_of(config: RunConfig, rows: list[dict[str, str]], lead: str = "", vote: bool = False) -> dict[str, Any]:
+    """What `evaluate` takes but for `checkpoints`: all that decides what a checkpoint says to the rows.
+
+    Rows have `gold`, and then `lead` stands before the number of an answer's last line, and the majority of 8 is asked
+    for with `vote`; or they have `response_a`, `response_b` and `label` (A, B, tie).
+    """
+    return {"recipe": config.recipe, "method": dump(config)["method"], "lead": lead, "vote": vote, "rows": rows,
+            "model": config.models[config.roles["policy"]].model_dump(mode="json"),
+            "templates": {name: prompts.load(name).hash for name in prompts.names()}}
+
+
+def ask(request: dict[str, Any], folder: Path, log: Path) -> dict[str, Any]:
+    """`evaluate` in a process of its own; what was measured before is kept in the folder."""
+    kept = folder / f"evaluation-{digest(request)[:16]}.json"
+    if not kept.exists():
+        asked = kept.with_suffix(".request")
+        asked.write_text(json.dumps(request), encoding="utf-8")
+        command(["benchmarks.evaluation", str(asked), str(kept)], log)
+    return json.loads(kept.read_text("utf-8"))
+
+
+def command(words: list[str], log: Path) -> None:
+    """Run a module of this tree; what it prints goes to the log."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("APPELLATE_RUN", "RAY_"))}
+    with log.open("a", encoding="utf-8") as stream:
+        done = subprocess.run([sys.executable, "-m", *words], cwd=ROOT, env=environment | {"HF_HUB_OFFLINE": "1"},
+                              stdout=stream, stderr=subprocess.STDOUT, check=False)
+    if done.returncode:
+        raise SystemExit(f"{words[0]} ended with {done.returncode}; see {log}\n{log.read_text('utf-8')[-2000:]}")
+
+
+def start_folder(config: RunConfig) -> str:
+    """The weights that a run starts from."""
+    from actors.checkpoints import as_trained, resolve_model
+
+    return as_trained(resolve_model(config.model))
+
+
+def trained(iterations: list[dict[str, Any]]) -> tuple[list[str], dict[str, str]]:
+    """The weight version after each iteration of a run's summary, and the folders of those that were trained."""
+    versions: list[str] = []
+    folders: dict[str, str] = {}
+    for item in iterations:
+        versions.append(versions[-1] if versions else "v0")
+        if item["training"] and not item["training"].get("skipped"):
+            versions[-1] = f"v{item['iteration'] + 1}"
+            folders[versions[-1]] = item["checkpoint"]
+    return versions, folders
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were made on."""
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] \
+        if info.exists() else []
+    return {"cpu": names[0] if names else platform.machine(), "cores": os.cpu_count()}
+
+
+def write(target: Path, result: dict[str, Any]) -> None:
+    """One result as a file that people read too."""
+    target.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    source, target = map(Path, sys.argv[1:])
+    target.write_text(json.dumps(asyncio.run(evaluate(json.loads(source.read_text())))))

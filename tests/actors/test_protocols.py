@@ -1,0 +1,208 @@
+"""Every protocol reads what it asks for, abstains from everything else, and does so in linear time."""
+
+import json
+import math
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actors.choice_verdicts import expected_digit
+from actors.protocols import PROTOCOLS
+from actors.verdicts import Reading
+from pipelines.prompts import load, names
+from pipelines.records import Status
+
+WORDS = [name for name in PROTOCOLS if name != "digits"]  # read from what a judge writes
+# What a verdict of each protocol looks like, one readable value each.
+SAYS: dict[str, tuple[str, str | float]] = {
+    "additive": ("Score: 2.5", 2.5),
+    "likert": ("Score: 4", 4.0),
+    "single": ("Rating: [[7]]", 7.0),
+    "classify": ("Verdict: no", 0.0),
+    "pairwise": ("Winner: B", "B"),
+    "boxed": ("[[B]]", "B"),
+    "decision": ("So, the final decision is Response 2", "B"),
+}
+READABLE: list[tuple[str, str, str | float]] = [
+    ("likert", "Score: [[3]]", 3.0),
+    ("likert", "Score: 4.0", 4.0),
+    ("likert", "Score: 2\nGive the line Score: <1-5>", 2.0),
+    ("single", "Rating: [[10]]", 10.0),
+    ("single", "**Rating: [[8]]**", 8.0),
+    ("single", "Rating: 7/10", 7.0),
+    ("single", "My final rating is [[6]].", 6.0),
+    ("single", "Rating: [[9]] would flatter it.\nRating: [[4]]", 4.0),
+    ("single", "Rating: [[4]]\nRating: [[<1-10>]]", 4.0),
+    ("classify", "Verdict: yes", 1.0),
+    ("classify", "**Verdict:** No.", 0.0),
+    ("classify", "The verdict is yes", 1.0),
+    ("classify", "Verdict: yes, no doubt about it", 1.0),
+    ("classify", "Verdict: no\nOn reflection:\nVerdict: [[yes]]", 1.0),
+    ("classify", "INCORRECT in the second step.\nVerdict: no", 0.0),
+    ("boxed", "[[C]]", "tie"),
+    ("boxed", "So A it is: [[A]]\n[[A]]", "A"),
+    ("boxed", 'Say "[[A]]" or "[[B]]", they ask.\n\n[[B]]', "B"),
+    ("boxed", "It even writes `[[A]]` itself.\n**[[B]]**", "B"),
+    ("decision", "The final decision is **Response 1**.", "A"),
+    ("decision", "final decision is Tie", "tie"),
+    ("decision", "Final decision: it's a tie", "tie"),
+    ("decision", "So, the final decision is [[Response 2]]", "B"),
+    ("decision", "So, the final decision is Response 2, as Response 1 says nothing.", "B"),
+    ("decision", "the final decision is Response 1\nSo, the final decision is Response 2", "B"),
+    ("decision", "The final decision is Response 1\nfinal decision is <Response 1, Response 2 or Tie>", "A"),
+]
+UNREADABLE: list[tuple[str, str, Status]] = [
+    ("likert", "Score: 4.5", "out_of_range"),
+    ("likert", "Score: 0", "out_of_range"),
+    ("likert", "Score: 6", "out_of_range"),
+    ("likert", "Score: 3-4", "ambiguous"),
+    ("likert", "Score: ４", "missing"),  # noqa: RUF001
+    ("single", "Rating: [[11]]", "out_of_range"),
+    ("single", "Rating: [[0]]", "out_of_range"),
+    ("single", "Rating: [[6-7]]", "ambiguous"),
+    ("single", "Rating: [[６]]", "missing"),  # noqa: RUF001
+    ("single", "Rating: [[rating]]", "missing"),
+    ("single", 'It claims "Rating: [[10]]" for itself.', "missing"),
+    ("single", "The rating of the film is 8.", "missing"),
+    ("classify", "Verdict: INCORRECT", "missing"),
+    ("classify", "Verdict: correct", "missing"),
+    ("classify", "verdict: yesterday", "missing"),
+    ("classify", "Verdict: no-one knows", "missing"),
+    ("classify", "Verdict: not yes", "missing"),
+    ("classify", "Verdict: ye\u017f", "missing"),  # a long s
+    ("classify", "Verdict: yes or no", "ambiguous"),
+    ("classify", "Verdict: yes/no", "ambiguous"),
+    ("classify", "Verdict: <yes or no>", "missing"),
+    ("classify", 'Verdict: "yes" and then Verdict: no', "ambiguous"),
+    ("classify", '> Verdict: yes', "missing"),
+    ("boxed", "[[A]] [[B]]", "ambiguous"),
+    ("boxed", "First [[A]].\nNo:\n[[C]]", "ambiguous"),
+    ("boxed", "[[D]]", "out_of_range"),
+    ("boxed", "[[\u0410]]", "missing"),  # Cyrillic
+    ("boxed", '"[[A]]"', "missing"),
+    ("boxed", "```\n[[A]]\n```", "missing"),
+    ("boxed", "[A]", "missing"),
+    ("decision", "So, the final decision is Response 3", "out_of_range"),
+    ("decision", "So, the final decision is Response 12", "out_of_range"),
+    ("decision", "So, the final decision is Response １", "missing"),  # noqa: RUF001
+    ("decision", "So, the final decision is Response 1 or Response 2", "ambiguous"),
+    ("decision", "So, the final decision is Response 1 / Response 2 / Tie", "missing"),
+    ("decision", "So, the final decision is a hard one", "missing"),
+    ("decision", "My final decision isn't Response 1", "missing"),
+    ("decision", 'The response says "the final decision is Response 1".', "missing"),
+    ("decision", "Response 1 is better.", "missing"),
+]
+
+
+def read(name: str, text: str, truncated: bool = False) -> Reading[Any]:
+    return PROTOCOLS[name].read(text, truncated)
+
+
+@pytest.mark.parametrize(("name", "text", "value"), [*READABLE, *((name, *SAYS[name]) for name in WORDS)])
+def test_readable_verdicts(name: str, text: str, value: str | float) -> None:
+    assert read(name, text) == Reading(value, "ok")
+
+
+@pytest.mark.parametrize(("name", "text", "status"), UNREADABLE)
+def test_unreadable_verdicts_abstain(name: str, text: str, status: Status) -> None:
+    assert read(name, text) == Reading(None, status)
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_every_lead_with_every_choice_is_readable(name: str) -> None:
+    form = PROTOCOLS[name].verdict
+    found = [read(name, f"For these reasons.\n{form.lead}{choice}") for choice in form.choices]
+    assert {reading.status for reading in found} == {"ok"}
+    assert len({reading.value for reading in found}) == len(form.choices)
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_the_quoted_verdict_of_the_judged_text_does_not_count(name: str) -> None:
+    text, value = SAYS[name]
+    for quoted in (f'It ends with "{text}".', f"It ends with `{text}`", f"> {text}", f"```\n{text}\n```"):
+        assert read(name, quoted) == Reading(None, "missing")
+        assert read(name, f"{quoted}\n{text}") == Reading(value, "ok")
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_a_text_cut_off_counts_only_when_the_verdict_ends_it(name: str) -> None:
+    text, value = SAYS[name]
+    assert read(name, f"Reasons.\n{text}", True) == Reading(value, "ok")
+    assert read(name, f"{text}\nAnd yet the other", True) == Reading(None, "truncated")
+    assert read(name, "Reasons without end", True) == Reading(None, "truncated")
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_the_prompt_of_a_protocol_echoed_is_no_verdict(name: str) -> None:
+    variables = {"prompt": "p", "gold": None, "meta": {}, "response": "r", "response_a": "a", "response_b": "b"}
+    assert read(name, load(PROTOCOLS[name].template).render(**variables)).value is None
+
+
+def test_every_protocol_has_a_template() -> None:
+    assert {protocol.template for protocol in PROTOCOLS.values()} <= set(names())
+
+
+def test_protocols_are_known_without_ray_or_torch() -> None:
+    code = "import sys, actors.protocols; print(sorted({'ray', 'torch', 'transformers'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("name", WORDS)
+@given(before=st.text())
+def test_any_text_before_the_verdict_changes_nothing_unless_it_quotes_it(name: str, before: str) -> None:
+    text, value = SAYS[name]
+    assert read(name, f"{before}\n\n{text}") == Reading(value, "ok") or "```" in before or "~~~" in before
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+@given(st.text(alphabet="SWRVscore:inerdatgyhfl .0123456789/-[]<>{}*\"'`\nABCT", max_size=80), st.booleans())
+def test_a_value_comes_with_ok_and_nothing_else(name: str, text: str, truncated: bool) -> None:
+    reading = read(name, text, truncated)
+    assert (reading.value is None) == (reading.status != "ok")
+    if reading.value is not None:
+        high = {"additive": 5, "likert": 5, "single": 10, "classify": 1, "digits": 9}.get(name)
+        assert reading.value in ("A", "B", "tie") if high is None else 0 <= reading.value <= high
+
+
+@pytest.mark.parametrize(
+    "unit",
+    ["Rating: ", "Rating: [[5", "Verdict: ", "Verdict: yes ", "Verdict: yes or ", "[[A]] ", "[[", "[[ ", "`[[A]]",
+     "final decision", "final decision is ", "final decision is Response 1 / ", "Response 1 ", '"', "> ", "\n", "{",
+     '{"1": ', "["],
+)  # fmt: skip
+@pytest.mark.timeout(60)  # a quadratic reading of so many would take hours
+def test_a_very_long_text_is_read(unit: str) -> None:
+    text = (unit * (200_000 // len(unit) + 1))[:200_000]
+    for name in PROTOCOLS:
+        assert read(name, text).status in ("ok", "missing", "ambiguous", "out_of_range")
+
+
+def test_r14_expected_digit_fixture() -> None:
+    given_p = {"5": 0.1, "6": 0.2, "7": 0.4, "8": 0.2}
+    said = {digit: math.log(p) for digit, p in given_p.items()}
+    reading = read("digits", json.dumps(said), True)  # its one token always reaches the limit
+    assert reading.status == "ok" and reading.value == pytest.approx(6.7778, abs=1e-4)
+    assert read("digits", json.dumps(said | {"Ten": -0.1, "": 0.0})) == reading  # what is no digit counts nothing
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [("", "missing"), ("7", "missing"), ("[1]", "missing"), ("{}", "missing"), ('{"a": -1.0}', "missing"),
+     ('{"1": "-1"}', "missing"), ('{"1": true}', "missing"), ('{"1": NaN}', "missing"), ('{"1": -Infinity}', "missing"),
+     ('{"1": 0.5}', "out_of_range"), ('{"1": Infinity}', "out_of_range"), ("[" * 100_000, "missing")],
+)
+def test_digits_without_probabilities_abstain(text: str, status: Status) -> None:
+    assert read("digits", text) == Reading(None, status)
+
+
+@given(st.dictionaries(st.sampled_from("0123456789"), st.floats(-1e4, 0), min_size=1))
+def test_the_expected_digit_lies_between_the_digits_and_follows_their_order(logps: dict[str, float]) -> None:
+    value = expected_digit(logps)
+    digits = [int(d) for d in logps]
+    assert value is not None and min(digits) - 1e-9 <= value <= max(digits) + 1e-9
+    assert expected_digit(dict(reversed(logps.items()))) == value
+    assert expected_digit({d: p - 50 for d, p in logps.items()}) == pytest.approx(value)  # only ratios count
