@@ -34,6 +34,8 @@ class TorchEngine:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+        from pipelines.training.lean import make_lean
+
         # Ray gives a worker as many threads as it reserves CPUs, at least one; fractions would leave it at one.
         torch.set_num_threads(config.threads or os.cpu_count() or 1)
         model = AutoModelForCausalLM.from_pretrained(
@@ -42,6 +44,8 @@ class TorchEngine:
         model.eval().requires_grad_(False)
         if config.num_gpus:
             model.to("cuda")
+        else:
+            make_lean(model)  # as the trainer computes
         tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True)
         # Sampling values are the recipe's alone: the checkpoint's own (penalties, top_k, ...) do not count.
         end = tokenizer.eos_token_id

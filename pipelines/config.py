@@ -329,8 +329,7 @@ def resolve(
     for layer in layers:
         if "recipe" in layer:
             raise ConfigError(f"recipe: is the first word of the command, or a line of its file, not {layer}")
-    named = [layer.pop("profile") for layer in layers if "profile" in layer]
-    return from_layers(name, layers, profile or (str(named[-1]) if named else None))
+    return from_layers(name, layers, profile)
 
 
 def from_layers(recipe_name: str, layers: list[dict[str, Any]], profile: str | None = None) -> RunConfig:
@@ -338,7 +337,8 @@ def from_layers(recipe_name: str, layers: list[dict[str, Any]], profile: str | N
     from pipelines.recipes import get_recipe
 
     recipe = get_recipe(recipe_name)
-    profile = known_profile(profile)
+    profiles = [str(layer.pop("profile")) for layer in layers if "profile" in layer]
+    profile = known_profile(profile or (profiles[-1] if profiles else None))
     named = [str(layer.pop("preset")) for layer in layers if "preset" in layer]
     preset, presets = named[-1] if named else "paper", {"paper": {}, **recipe.presets}
     if preset not in presets:

@@ -17,7 +17,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jin
 def pytest_configure(config: pytest.Config) -> None:
     """Hush what Ray's own models say about pydantic; fewer examples a property where the quick tests alone are run."""
     config.addinivalue_line("filterwarnings", "ignore::DeprecationWarning:ray.*")
-    hypothesis.settings.register_profile("quick", max_examples=50)
+    hypothesis.settings.register_profile("quick", max_examples=30)
     if config.option.markexpr == "not slow":
         hypothesis.settings.load_profile("quick")
 
@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that start Ray or engines run one after the other, beside the others."""
     for item in items:
         if item.get_closest_marker("slow"):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem if "training" in item.path.parts else "cluster"))
+            item.add_marker(pytest.mark.xdist_group(item.path.stem if "pipelines" in item.path.parts else "cluster"))
 
 
 def write_tiny_model(folder: Path, seed: int, **changes: Any) -> str:

@@ -33,7 +33,7 @@ class Tree:
         self.size = len(pack.token_ids)
         self._positions = pack.position_ids
         self._masks: dict[tuple[int, int, int | None], Tensor | None] = {}
-        self._hidden: dict[tuple[int, int, int, int | None], Tensor | None] = {}
+        self._hidden: dict[tuple[int, int, int, int | None], tuple[int, Tensor] | None] = {}
         self._block_masks: dict[int | None, Any] = {}
 
     def mask(self, queries: int, keys: int, window: int | None, dtype: torch.dtype) -> Tensor | None:
@@ -63,8 +63,9 @@ class Tree:
             for first in range(start, end, ROWS):
                 yield first, min(first + ROWS, end)
 
-    def hidden(self, segment: int, first: int, last: int, window: int | None) -> Tensor | None:
-        """True where rows `first` to `last` do not see the keys of `segment`, up to the last row's; None: all seen."""
+    def hidden(self, segment: int, first: int, last: int, window: int | None) -> tuple[int, Tensor] | None:
+        """True where rows `first` to `last` do not see keys of `segment` (up to the last row's), from the first column
+        on that has one; and that column. None where all are seen."""
         start, end = self.starts[segment], min(self.starts[segment] + self.lengths[segment], last)
         place = (segment, first, last, window)
         if place not in self._hidden:
@@ -73,7 +74,8 @@ class Tree:
             hidden = seen > own
             if window is not None:
                 hidden |= own - seen >= window
-            self._hidden[place] = hidden if bool(hidden.any()) else None
+            columns = hidden.any(0).nonzero().flatten().tolist()
+            self._hidden[place] = (columns[0], hidden[:, columns[0]:]) if columns else None
         return self._hidden[place]
 
     def block_mask(self, window: int | None, device: torch.device) -> Any:
@@ -184,7 +186,8 @@ class _SegmentAttention(torch.autograd.Function):
                 weights = torch.bmm(rows[0], k[:, seen].mT)
                 hidden = tree.hidden(number, first, last, window)
                 if hidden is not None:
-                    weights.unflatten(1, (-1, last - first)).masked_fill_(hidden, -torch.inf)
+                    column, mask = hidden
+                    weights[..., column:].unflatten(1, (-1, last - first)).masked_fill_(mask, -torch.inf)
                 weights.exp_()
                 found[2][:, seen].baddbmm_(weights.mT, rows[1][..., :value.shape[-1]])
                 weights.mul_(torch.bmm(rows[1], v[:, seen].mT))

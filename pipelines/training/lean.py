@@ -105,8 +105,9 @@ def _normed(x: Tensor, weight: Tensor, epsilon: float, scales: list[Tensor] | No
     out = torch.empty(x.shape, dtype=torch.promote_types(x.dtype, weight.dtype))
     for row, place in zip(x.flatten(0, -2).split(ROWS), out.flatten(0, -2).split(ROWS), strict=True):
         values = row.float()
-        scale = torch.rsqrt(values.square().mean(-1, keepdim=True) + epsilon)
-        place.copy_((values * scale).to(x.dtype) * weight)
+        length = torch.linalg.vector_norm(values, dim=-1, keepdim=True)
+        scale = torch.rsqrt(length.square_().div_(x.shape[-1]).add_(epsilon))
+        torch.mul((values * scale).to(x.dtype), weight, out=place)
         if scales is not None:
             scales.append(scale)
     return out
@@ -126,15 +127,15 @@ class _RmsNorm(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None]:
         x, weight, scales = ctx.saved_tensors
         found = torch.empty_like(x)
-        total = torch.zeros(weight.shape, dtype=torch.float32)
+        total, wide = torch.zeros(weight.shape, dtype=torch.float32), weight.float()
         flat = (t.flatten(0, -2).split(ROWS) for t in (x, gradients[0], found))
         for (row, gradient, place), scale in zip(zip(*flat, strict=True), scales.split(ROWS), strict=True):
-            normed, upstream = row.float().mul_(scale), gradient.float()
+            normed, upstream = row * scale, gradient.float()
+            product = upstream * normed
             if ctx.needs_input_grad[1]:
-                total += (upstream * normed).sum(0)
-            upstream = upstream * weight
-            along = (upstream * normed).mean(-1, keepdim=True)
-            place.copy_(upstream.sub_(normed.mul_(along)).mul_(scale))
+                total += product.sum(0)
+            along = product.mul_(wide).mean(-1, keepdim=True)
+            place.copy_((upstream * wide).addcmul_(normed, along, value=-1.0).mul_(scale))
         return found, total.to(weight.dtype) if ctx.needs_input_grad[1] else None, None
 
 
@@ -210,9 +211,9 @@ def _lean_rotation(module: Any) -> bool:
         return found
 
     angle = torch.randn(1, 3, 8)
-    heads = torch.randn(2, 1, 2, 3, 8).unbind()
-    expected: Any = plain(*heads, angle.cos(), angle.sin())
-    if not all(map(partial(torch.allclose, atol=1e-5), rotate(*heads, angle.cos(), angle.sin()), expected)):
+    q, k = torch.randn(2, 1, 2, 3, 8).unbind()
+    expected: Any = plain(q, k, angle.cos(), angle.sin())
+    if not all(map(partial(torch.allclose, atol=1e-5), rotate(q, k, angle.cos(), angle.sin()), expected)):
         return False
     _rotations.add(rotate)
     file.apply_rotary_pos_emb = rotate

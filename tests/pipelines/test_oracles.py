@@ -12,6 +12,8 @@ from tests.oracles import Cast, Opinion, Truth, answers, biased, confused, lengt
 from tests.pipelines.planted import run_recipe
 from tests.playing import play
 
+pytestmark = pytest.mark.slow  # hundreds of prompts each
+
 
 def questions(count: int) -> list[Group]:
     """Prompts with a known number for an answer."""

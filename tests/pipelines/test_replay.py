@@ -74,7 +74,7 @@ def test_settings_can_be_named_with_and_without_method(tmp_path: Path) -> None:
     }
     source = write(tmp_path / "g.parquet", [judged_group(texts)])
     outputs = []
-    for words in (["rho=[0.1]"], ["method.rho=[0.1]"], ["rho=0.1"], []):
+    for words in (["rho=[0.1]"], ["method.rho=[0.1]", "profile=cpu"], ["rho=0.1"], []):
         replay("meta_rewarding", source, tmp_path / "out.parquet", words)
         (pair,) = pq.read_table(tmp_path / "out.parquet").to_pylist()
         outputs.append((pair["chosen_from"], pair["rejected_from"]))
