@@ -77,6 +77,17 @@ class ChatFormat:
         """Ids of plain text; control-token strings in it stay text."""
         return self._plain(text)
 
+    def tokens_of(self, text: str) -> list[int]:
+        """The tokens that are this text alone, first the one that begins an answer, then that after a space.
+
+        Raises ValueError where the vocabulary has none.
+        """
+        ends = [self.encode(written)[-1] for written in (text, f" {text}")]
+        found = [token for token in dict.fromkeys(ends) if self.decode([token]).strip() == text]
+        if not found:
+            raise ValueError(f"the model's vocabulary has no token for {text!r} alone")
+        return found
+
     def turn(self, text: str) -> list[int]:
         """Ids of an answer and of the token that ends it."""
         return [*self.encode(text), self.end_of_turn()]

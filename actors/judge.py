@@ -22,15 +22,20 @@ class Judge:
     ) -> list[Judgement]:
         """`step.sampling.n` judgements of one sample (pointwise) or two (pairwise); `order` 1 shows them swapped.
 
-        Where a group has judgements already, the template tells those of this step apart.
+        Where a group has judgements already, the template tells those of this step apart. Weighed, it is one judgement.
         """
         ids = [sample["sample_id"] for sample in samples]
         stage = ("judge", step.template) if group["judgements"] else ("judge",)
         place = (context.run_seed, context.recipe, context.iteration, group["prompt_id"], *stage, *ids, order)
-        completions = await self.ask(
-            group, samples, step.protocol, step.sampling, record_seed(*place), record_id(*place), version, order,
-            step.template, step.structured,
-        )
+        protocol = PROTOCOLS[step.protocol]
+        if protocol.weighed:
+            messages = judge_messages(step.template, group, *samples)
+            completions = [await self._speaker.weigh(messages, protocol.verdict.choices, version)]
+        else:
+            completions = await self.ask(
+                group, samples, step.protocol, step.sampling, record_seed(*place), record_id(*place), version, order,
+                step.template, step.structured,
+            )
         return [
             judgement_record(c, ids, order, step.protocol, step.template, record_id(*place, c.index))
             for c in completions

@@ -24,6 +24,7 @@ class Protocol:
     template: str
     responses: int  # how many responses one judgement reads
     verdict: VerdictForm
+    weighed: bool = False  # no reply is written: the choices' probabilities as its first token are what it says
 
     def read(self, text: str, truncated: bool) -> Reading[Any]:
         """What a judge's text says: a number about one response; "A", "B" or "tie", as shown, about two."""
@@ -43,14 +44,14 @@ WINNER = VerdictForm("Winner: ", ("A", "B", "tie"), parse_pairwise)
 BOXED = VerdictForm("Verdict: ", ("[[A]]", "[[B]]", "[[C]]"), parse_boxed)
 DECISION = VerdictForm("So, the final decision is ", ("Response 1", "Response 2", "Tie"), parse_decision)
 YES_NO = VerdictForm("Verdict: ", ("yes", "no"), parse_yes_no)
-DIGITS = VerdictForm("", _digits(0, 9), parse_digits)  # not read from words but from the first token's probabilities
+DIGITS = VerdictForm("", _digits(0, 9), parse_digits)
 
 PROTOCOLS = {
     "additive": Protocol("judge_additive", 1, SCORE),
     "likert": Protocol("judge_likert", 1, LIKERT),
     "single": Protocol("judge_single", 1, RATING),
     "classify": Protocol("judge_classify", 1, YES_NO),
-    "digits": Protocol("judge_digits", 1, DIGITS),
+    "digits": Protocol("judge_digits", 1, DIGITS, weighed=True),
     "pairwise": Protocol("judge_pairwise", 2, WINNER),
     "boxed": Protocol("self_taught_evaluator_judge", 2, BOXED),
     "decision": Protocol("judge_decision", 2, DECISION),

@@ -4,6 +4,7 @@ import asyncio
 
 from actors.chat import ChatFormat
 from actors.pool import PoolClient
+from actors.protocols import DIGITS
 from pipelines.records import Pair
 
 
@@ -37,8 +38,15 @@ class Reference:
             pair["ref_version"] = made_by
 
     def tokenised(self, pair: Pair) -> Pair:
-        """The pair with `prompt_ids`, the chat template's hash, and the ids of sides that came as text."""
-        rejected = pair["rejected_text"]
+        """The pair with `prompt_ids`, the chat template's hash, and the ids of sides that came as text.
+
+        Of a row with a second view the chosen side is a digit's token alone, without the end of a turn.
+        """
+        rejected, student = pair["rejected_text"], pair.get("student_messages")
+        if student:
+            digits = {choice: self._chat.tokens_of(choice)[0] for choice in DIGITS.choices}
+            views = {"student_ids": self._chat.render(student), "digit_ids": list(digits.values())}
+            pair = Pair(**{**pair, **views, "chosen_ids": [digits[pair["chosen_text"]]]})
         return {
             **pair,
             "prompt_ids": self._chat.render(pair["messages"]),

@@ -2,6 +2,9 @@
 
 import asyncio
 import dataclasses
+import json
+import math
+from collections.abc import Sequence
 
 from actors.chat import ChatFormat
 from actors.engine import Completion, Request
@@ -50,6 +53,22 @@ class Speaker:
                 return list(replies)
         raise ModelUnavailable("the weights changed faster than the model could answer")
 
+    async def weigh(self, messages: list[Message], choices: Sequence[str], version: str) -> Completion:
+        """How likely each of `choices` is as the reply's first token, with or without a space before it.
+
+        The text is a JSON object of log-probabilities, null for what cannot come; no token is written and no seed is
+        used. Raises PromptTooLong, ModelUnavailable, and ValueError where the vocabulary lacks a choice.
+        """
+        prompt_ids = self.chat.render(messages)
+        self._room(prompt_ids, 0)
+        tokens = {choice: self.chat.tokens_of(choice) for choice in choices}
+        asked = [[token] for found in tokens.values() for token in found]
+        scores, made_by = await self.client.score(prompt_ids, asked, version)
+        logps = iter([logp for (logp,) in scores])
+        weights = {choice: math.fsum(math.exp(next(logps)) for _ in found) for choice, found in tokens.items()}
+        said = {choice: math.log(weight) if weight else None for choice, weight in weights.items()}
+        return Completion(0, json.dumps(said), [], "stop", None, made_by)
+
     async def _conclude(
         self, prompt_ids: list[int], draft: Completion, sampling: Sampling, request_id: str, form: VerdictForm
     ) -> Completion:
@@ -80,10 +99,7 @@ class Speaker:
         self, prompt_ids: list[int], sampling: Sampling, seed: int | None, request_id: str, version: str | None,
         reserve: int = 0,
     ) -> list[Completion]:
-        room = self.max_model_len - len(prompt_ids) - reserve
-        if room < 1:
-            limit = f"the model takes {self.max_model_len} with the answer"
-            raise PromptTooLong(f"{len(prompt_ids)} prompt tokens, {limit}")
+        room = self._room(prompt_ids, reserve)
         request = Request(
             request_id=request_id,
             prompt_ids=prompt_ids,
@@ -94,3 +110,11 @@ class Speaker:
             seed=seed,
         )
         return await self.client.generate(request, version)
+
+    def _room(self, prompt_ids: list[int], reserve: int) -> int:
+        """Tokens that an answer may have; raises PromptTooLong where that is none."""
+        room = self.max_model_len - len(prompt_ids) - reserve
+        if room < 1:
+            limit = f"the model takes {self.max_model_len} with the answer"
+            raise PromptTooLong(f"{len(prompt_ids)} prompt tokens, {limit}")
+        return room

@@ -56,7 +56,7 @@ def _asked(group: Group, step: Step, context: Context) -> Iterable[Asked]:
         if not complete:
             given = [given_sample(group["prompt_id"], index, "given", "") for index in range(responses)]
         for samples in combinations(given, responses):
-            yield "judge", judge_messages(step.template, group, *samples), complete
+            yield step.role, judge_messages(step.template, group, *samples), complete
 
 
 def _check_length(

@@ -92,7 +92,8 @@ class Pair(TypedDict):
     """Two continuations of one prompt. Token ids are the engine's own; the reference pass fills `prompt_ids`.
 
     `kind` is "actor" (responses), "judge" (judgements), or a recipe's own. A row without a rejected side has neither
-    text nor ids there.
+    text nor ids there. A row whose chosen side is a digit may have a second view: `student_messages` ask the same with
+    less in sight, and the reference pass fills their ids and the tokens of the ten digits.
     """
 
     pair_id: str
@@ -116,6 +117,9 @@ class Pair(TypedDict):
     ref_logps_rejected: NotRequired[list[float] | None]
     ref_version: str | None
     template_hash: str | None
+    student_messages: NotRequired[list[Message] | None]
+    student_ids: NotRequired[list[int] | None]
+    digit_ids: NotRequired[list[int] | None]
 
 
 _IDS = pa.list_(pa.int32())
@@ -208,6 +212,9 @@ PAIRS = pa.schema(
         ("ref_logps_rejected", pa.list_(pa.float32())),
         ("ref_version", pa.string()),
         ("template_hash", pa.string()),
+        ("student_messages", MESSAGES),
+        ("student_ids", _IDS),
+        ("digit_ids", _IDS),
     ]
 )
 

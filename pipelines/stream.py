@@ -29,12 +29,11 @@ from pipelines.steps.judgements import distinct_samples
 from pipelines.steps.meta import meta_judge_pairs
 
 Sources = dict[str, tuple[str, str]]  # model -> weight version and checkpoint folder
-_ROLES: dict[type, str] = {JudgeStep: "judge", MetaJudgeStep: "meta_judge"}  # a sample step names its own
 
 
 def role_of(step: Step) -> str:
     """The role that a step asks."""
-    return step.role if isinstance(step, SampleStep) else _ROLES[type(step)]
+    return "meta_judge" if isinstance(step, MetaJudgeStep) else step.role
 
 
 def _connect(

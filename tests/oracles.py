@@ -5,6 +5,7 @@ seed plus i. An oracle finds the prompt, and the texts shown with it, in what it
 of the step's protocol; the product's own roles ask and read. A token is a character here, so requests can be read.
 """
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -263,6 +264,20 @@ class JudgeOracle(Oracle):
         said = verdict(self.form, seems or [chance.uniform(0, BEST) for _ in real]).removeprefix(self.form.lead)
         self.note(group, f"{text.rpartition('assistant:')[2]} {said}", self._quality(said, real))
         return [Completion(0, f" {said}", CHAT.turn(f" {said}"), "stop", request.seed, VERSION)]
+
+    async def score(self, prompt_ids: list[int], responses: list[list[int]]) -> list[list[float]]:
+        """Of each choice as what comes first: the likelier, the nearer it is to how good the text seems."""
+        text = CHAT.decode(prompt_ids)
+        chance = random.Random(text)  # a weighed reply has no seed
+        self.truth.asked.append((self.step, Request("weighed", prompt_ids), []))
+        seems, _ = self._seems(self.truth.about(text), text, chance)
+        if seems is None or chance.random() < self.cast.spoilt:
+            return [[-math.inf] for _ in responses]
+        most = len(self.form.choices) - 1
+        centre = most * min(1.0, max(0.0, seems[0] / BEST))
+        far = [abs(self.form.choices.index(CHAT.decode(response)) - centre) for response in responses]
+        total = math.fsum(math.exp(-distance) for distance in far)
+        return [[-distance - math.log(total)] for distance in far]
 
     def reply(self, group: Group, text: str, chance: random.Random, spoil: bool) -> tuple[str, float]:
         reasons = f"Reasons {chance.randrange(16**6):06x}."

@@ -28,6 +28,11 @@ class Direct:
     async def generate(self, request: Request, version: str | None = None) -> list[Completion]:
         return await self.engine.generate(request)
 
+    async def score(
+        self, prompt_ids: list[int], responses: list[list[int]], version: str | None = None
+    ) -> tuple[list[list[float]], str]:
+        return await self.engine.score(prompt_ids, responses), VERSION
+
 
 def engine_of(step: Step, truth: Truth, cast: Cast) -> Engine:
     """The oracle that plays the role of a step."""

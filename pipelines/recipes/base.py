@@ -38,7 +38,10 @@ class SampleStep:
 
 @dataclass(frozen=True)
 class JudgeStep:
-    """The judge reads every sample (pointwise) or every two (pairwise, both orders); `sampling.n` replies each."""
+    """The judge reads every sample (pointwise) or every two (pairwise, both orders); `sampling.n` replies each.
+
+    A protocol that is weighed (digits) gets one judgement each, without sampling.
+    """
 
     protocol: str  # a name in actors.protocols.PROTOCOLS
     sampling: Sampling
@@ -46,6 +49,7 @@ class JudgeStep:
     structured: bool = False  # let the engine hold the reply to the protocol's form
     kinds: tuple[str, ...] = ("sample",)  # the samples it reads
     only: Callable[[Group], bool] | None = None  # a module-level function: the groups it judges; None: all
+    role: str = "judge"  # "reference" where exact probabilities are asked for: it computes as the trainer does
 
 
 @dataclass(frozen=True)

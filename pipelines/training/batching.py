@@ -63,9 +63,23 @@ def held_out(keys: Sequence[Hashable], count: int, seed: int) -> tuple[list[int]
 
 
 def sequences(pair: Pair) -> list[Prompted]:
-    """What the model reads of a pair: chosen, and rejected where there is one."""
+    """The sides of a pair: chosen, and rejected where there is one."""
     sides = (pair["chosen_ids"], pair["rejected_ids"])
     return [(pair["prompt_ids"], side) for side in sides if side]
+
+
+def views(pair: Pair) -> list[Prompted]:
+    """What losses of two views read besides: chosen under the student's prompt, then each digit under either prompt.
+
+    Digits are tokens that are only ever predicted, so the student's prompt is all that this adds to a pack.
+    """
+    student, digits = pair.get("student_ids") or [], [[digit] for digit in pair.get("digit_ids") or []]
+    return [(student, pair["chosen_ids"]), *((prompt, d) for prompt in (pair["prompt_ids"], student) for d in digits)]
+
+
+def read_of(pair: Pair, config: TrainingConfig) -> list[Prompted]:
+    """All that the model reads of a pair: its sides, and its second view where a loss asks for it."""
+    return sequences(pair) + (views(pair) if config.needs_views else [])
 
 
 def forward_passes(pairs: Sequence[Pair], config: TrainingConfig, workers: int) -> list[list[list[int]]]:
@@ -96,7 +110,7 @@ def _split(
     """The pairs of one prompt, cut where the budget of a forward pass asks for it, with their packed lengths."""
 
     def size(part: list[int]) -> int:
-        return packed_length([s for i in part for s in sequences(pairs[i])], share=config.shared_prompt)
+        return packed_length([s for i in part for s in read_of(pairs[i], config)], share=config.shared_prompt)
 
     whole = size(tree)
     if whole <= config.tokens_per_forward or len(tree) == 1:

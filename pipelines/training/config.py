@@ -10,10 +10,12 @@ from pipelines.strict import Strict
 
 LossName = Literal[
     "dpo", "robust_dpo", "ipo", "hinge", "ld_dpo", "length_dpo", "r_dpo", "dpop", "simpo", "orpo", "kto", "nll",
-    "nll_prompted", "nll_pooled", "sft",
+    "nll_prompted", "nll_pooled", "sft", "student_nll", "student_kl",
 ]
+# These read a digit under two prompts, of which the student's shows less.
+VIEWED: frozenset[str] = frozenset({"student_nll", "student_kl"})
 # These compare the two sides of a pair; the others need the chosen side alone.
-PAIRWISE = frozenset(get_args(LossName)) - {"nll", "nll_prompted", "nll_pooled", "sft"}
+PAIRWISE = frozenset(get_args(LossName)) - {"nll", "nll_prompted", "nll_pooled", "sft"} - VIEWED
 # These compare with the reference; a run without them needs no reference log-probabilities.
 REFERENCED = PAIRWISE - {"simpo", "orpo"}
 
@@ -138,3 +140,8 @@ class TrainingConfig(Strict):
     def needs_pairs(self) -> bool:
         """Whether any term reads the rejected side."""
         return not PAIRWISE.isdisjoint(self.losses)
+
+    @property
+    def needs_views(self) -> bool:
+        """Whether any term reads the student's view."""
+        return not VIEWED.isdisjoint(self.losses)

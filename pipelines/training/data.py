@@ -116,7 +116,7 @@ class _Reader:
             raise Problem("pair_id", f"is also in {self._own[pair_id]}; leave one of them out")
         if row.get("template_hash") not in (None, self._chat.template_hash):
             raise Problem("template_hash", "is another model's, and so are the token ids; give the model of that run")
-        messages = _messages_of_run(row)
+        messages = _messages_of_run(row, "messages")
         chosen_text, chosen_ids = self._side_of_run(row, "chosen")
         if not chosen_ids:
             raise Problem("chosen_ids", "is empty, and so is chosen_text; leave the row out")
@@ -144,6 +144,10 @@ class _Reader:
             chosen_score=_finite(row, "chosen_score"),
             rejected_score=_finite(row, "rejected_score"),
         )
+        if "student_messages" in row:
+            student = _messages_of_run(row, "student_messages")
+            digits, own = self._ids(row, "digit_ids"), self._ids(row, "student_ids") or self._prompt_ids(student)
+            pair = Pair(**{**pair, "student_messages": student, "student_ids": own, "digit_ids": digits})
         self._own[pair_id] = where
         return pair
 
@@ -254,12 +258,12 @@ def _text_of_run(row: dict[str, Any], field: str) -> str:
     return row[field]
 
 
-def _messages_of_run(row: dict[str, Any]) -> list[Message]:
+def _messages_of_run(row: dict[str, Any], field: str) -> list[Message]:
     """The conversation as the run had it, which may hold text that no new prompt may: a model wrote parts of it."""
-    messages = row.get("messages")
+    messages = row.get(field)
     if not isinstance(messages, list) or not messages:
-        raise Problem("messages", f"is {kind(messages)}; use a list of {{role, content}}")
+        raise Problem(field, f"is {kind(messages)}; use a list of {{role, content}}")
     for index, item in enumerate(messages):
         if not isinstance(item, dict) or not all(isinstance(item.get(key), str) for key in ("role", "content")):
-            raise Problem(f"messages[{index}]", "is no {role, content} of text")
+            raise Problem(f"{field}[{index}]", "is no {role, content} of text")
     return [Message(role=item["role"], content=item["content"]) for item in messages]

@@ -130,6 +130,14 @@ def _usable(job: Job, pairs: PairSet, note: Callable[[dict[str, Any]], None]) ->
                 f"{len(single)} of {len(pairs)} pairs have no rejected side ({', '.join(single[:3])}), which "
                 f"loss={config.loss!r} compares with; use a loss of the chosen side alone: sft or nll"
             )
+    if config.needs_views:
+        viewed = (pairs.lengths("student") > 0) & (pairs.lengths("digit") == 10)
+        blind = [ids[i] for i, both in enumerate(viewed.tolist()) if not both]
+        if blind:
+            raise TrainingError(
+                f"{len(blind)} of {len(pairs)} pairs have no second view ({', '.join(blind[:3])}), which "
+                f"loss={config.loss!r} learns from; self_j makes such pairs"
+            )
     sizes = pairs.sizes()
     long = [ids[i] for i, size in enumerate(sizes) if size > config.max_pair_tokens]
     if long:

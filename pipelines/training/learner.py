@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from pipelines.records import Pair
-from pipelines.training.batching import forward_passes, sequences
+from pipelines.training.batching import forward_passes, read_of, sequences, views
 from pipelines.training.config import TrainingConfig
 from pipelines.training.errors import TrainingError
-from pipelines.training.losses import PairBatch, combined
+from pipelines.training.losses import PairBatch, Views, combined
 from pipelines.training.metrics import Sums, add_up, gather, gather_lists, summary
 from pipelines.training.packing import Pack, pack_sequences
 from pipelines.training.strategies.base import Strategy, autocast
@@ -97,9 +97,10 @@ class Learner:
                 pack = self._pack(rows)
                 with autocast(self.config, self.strategy.device):
                     logps, _ = self.strategy.model(pack)
-                sides = iter([logps[torch.tensor(r, device=logps.device)].tolist() for r in pack.responses])
+                found = iter([logps[torch.tensor(r, device=logps.device)].tolist() for r in pack.responses])
                 for i in part:
-                    made.append((i, [next(sides) for _ in sequences(pairs[i])]))
+                    of_pair = [next(found) for _ in read_of(pairs[i], self.config)]
+                    made.append((i, of_pair[: len(sequences(pairs[i]))]))
         filled = dict(gather_lists(made))
         return [with_reference(pair, filled[i], version) for i, pair in enumerate(pairs)]
 
@@ -147,7 +148,7 @@ class Learner:
         return own
 
     def _pack(self, rows: Sequence[Pair]) -> Pack:
-        return pack_sequences([s for row in rows for s in sequences(row)], share=self.config.shared_prompt)
+        return pack_sequences([s for row in rows for s in read_of(row, self.config)], share=self.config.shared_prompt)
 
     def _whole_step(self, pairs: Sequence[Pair]) -> dict[str, float]:
         """What losses read of all pairs of the step, over all packs and workers."""
@@ -174,14 +175,16 @@ class Learner:
         device = logps.device
         responses = iter(pack.responses)
         lengths = [(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in rows]
-        places, owners, heads = [], [], []
-        for i, pair in enumerate(lengths):
+        places, owners, heads, seen = [], [], [], []
+        for i, (row, pair) in enumerate(zip(rows, lengths, strict=True)):
             for side, length in enumerate(pair):
                 if length:
                     places += next(responses)
                     owners += [2 * i + side] * length
                     shared = min(pair) or length
                     heads += [1.0] * shared + [0.0] * (length - shared)
+            if self.config.needs_views:
+                seen.append([next(responses) for _ in views(row)])
         index, owner = torch.tensor(places, device=device), torch.tensor(owners, device=device)
         head = torch.tensor(heads, device=device)
         flat = logps[index]
@@ -206,6 +209,7 @@ class Learner:
             chosen_head=sums_head[:, 0], rejected_head=sums_head[:, 1],
             ref_chosen_head=ref_head[:, 0], ref_rejected_head=ref_head[:, 1],
             weight=torch.tensor([row["weight"] for row in rows], dtype=torch.float32, device=device), **whole,
+            views=_views(logps, seen) if seen else None,
         ), measured
 
     def _reference_tokens(self, rows: Sequence[Pair], device: torch.device) -> Tensor:
@@ -233,12 +237,24 @@ class Learner:
         values["margin"] = values["reward_chosen"] - values["reward_rejected"]
         values["accuracy"] = (values["margin"] > 0).float()
         totals = torch.stack([value.sum() for value in values.values()]).tolist()
-        prompt = sum(len(row["prompt_ids"]) for row in rows)
+        prompt = sum(len(prompt) for row in rows for prompt in _prompts(row, self.config))
         lengths = {
             "pairs": float(len(rows)), "prompt_tokens": float(prompt),
             "chosen_tokens": float(batch.chosen_tokens.sum()), "rejected_tokens": float(batch.rejected_tokens.sum()),
         }
         return measured | dict(zip(values, totals, strict=True)) | lengths
+
+
+def _views(logps: Tensor, seen: Sequence[Sequence[Sequence[int]]]) -> Views:
+    """The log-probabilities of what `batching.views` lists of each row, from the places of its predictions."""
+    chosen = torch.stack([logps[torch.tensor(row[0], device=logps.device)].sum() for row in seen])
+    places = torch.tensor([[place for (place,) in row[1:]] for row in seen], device=logps.device)
+    digits = logps[places].unflatten(1, (2, -1))
+    return Views(chosen=chosen, teacher=digits[:, 0], student=digits[:, 1])
+
+
+def _prompts(pair: Pair, config: TrainingConfig) -> list[Sequence[int]]:
+    return [pair["prompt_ids"], *([pair.get("student_ids") or []] if config.needs_views else [])]
 
 
 def has_reference(pair: Pair) -> bool:

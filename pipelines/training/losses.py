@@ -16,6 +16,19 @@ from pipelines.training.config import TrainingConfig
 
 
 @dataclass(frozen=True)
+class Views:
+    """Rows whose chosen side is a digit, under two prompts: the pair's own, the teacher's, and the student's.
+
+    `chosen` [pairs] is lp(w) under the student's prompt; `teacher` and `student` [pairs, 10] are the log-probabilities
+    of every digit, 0 first, as what comes first.
+    """
+
+    chosen: Tensor
+    teacher: Tensor
+    student: Tensor
+
+
+@dataclass(frozen=True)
 class PairBatch:
     """What a loss may read of some pairs.
 
@@ -42,6 +55,7 @@ class PairBatch:
     # Means of D_w and D_l, without gradient and at least 0; 0 when no term asks (KTO).
     kl_chosen: float
     kl_rejected: float
+    views: Views | None = None  # None when no term asks
 
 
 Loss = Callable[[PairBatch, TrainingConfig], Tensor]
@@ -180,6 +194,24 @@ def nll_pooled(pairs: PairBatch, settings: TrainingConfig) -> Tensor:
     return -pairs.chosen * (pairs.batch_pairs / pairs.batch_chosen_tokens)
 
 
+def student_nll(pairs: PairBatch, settings: TrainingConfig) -> Tensor:
+    """-lp(w) / len(w) under the student's prompt: the label without what the teacher sees. Self-J (2409.00935).
+
+    The method's loss is `nll + 0.3 student_nll + 2 student_kl`, its first term being the teacher's own.
+    """
+    return -_views(pairs).chosen / pairs.chosen_tokens
+
+
+def student_kl(pairs: PairBatch, settings: TrainingConfig) -> Tensor:
+    """KL(p_teacher || p_student), no gradient to the teacher: self-distillation. Self-J (2409.00935).
+
+    p is over eleven outcomes, the ten digits and all other tokens as one, renormalised. So nothing of the size of the
+    vocabulary is kept, and merging outcomes can only make a divergence smaller.
+    """
+    teacher, student = _with_rest(_views(pairs).teacher.detach()), _with_rest(_views(pairs).student)
+    return (teacher.exp() * (teacher - student)).sum(-1)
+
+
 LOSSES: dict[str, Loss] = {
     "dpo": dpo,
     "robust_dpo": robust_dpo,
@@ -196,6 +228,8 @@ LOSSES: dict[str, Loss] = {
     "nll_prompted": nll_prompted,
     "nll_pooled": nll_pooled,
     "sft": nll_pooled,
+    "student_nll": student_nll,
+    "student_kl": student_kl,
 }
 
 
@@ -221,6 +255,22 @@ def combined(pairs: PairBatch, settings: TrainingConfig) -> dict[str, Tensor]:
 def _gap(pairs: PairBatch) -> Tensor:
     """D_w - D_l. Each side on its own first: the differences are small, the sums large."""
     return (pairs.chosen - pairs.ref_chosen) - (pairs.rejected - pairs.ref_rejected)
+
+
+def _views(pairs: PairBatch) -> Views:
+    if pairs.views is None:
+        raise ValueError("the loss compares two views of a row, and these rows have one")
+    return pairs.views
+
+
+def _with_rest(logps: Tensor) -> Tensor:
+    """Log-probabilities [pairs, 10] and that of anything else, as a distribution [pairs, 11].
+
+    What is left for the rest is at least 1e-6, so that its logarithm stays finite.
+    """
+    digits = torch.logsumexp(logps, -1, keepdim=True).clamp(max=0)
+    rest = torch.log((-torch.expm1(digits)).clamp(min=1e-6))
+    return torch.cat([logps, rest], -1).log_softmax(-1)
 
 
 def _log_odds(logp: Tensor) -> Tensor:

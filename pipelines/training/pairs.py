@@ -29,12 +29,13 @@ class PairSet:
         return self.table["pair_id"].to_pylist()
 
     def lengths(self, side: str) -> np.ndarray:
-        """Tokens of `prompt`, `chosen` or `rejected` of every pair."""
+        """Tokens of `prompt`, `chosen`, `rejected`, `student` or `digit` of every pair."""
         return pc.call_function("list_value_length", [self.table[f"{side}_ids"]]).fill_null(0).to_numpy()
 
     def sizes(self) -> list[int]:
-        """Tokens of every pair: its prompt once and both sides."""
-        return (self.lengths("prompt") + self.lengths("chosen") + self.lengths("rejected")).tolist()
+        """Tokens of every pair: its prompt once, both sides, and the student's prompt."""
+        parts = ("prompt", "chosen", "rejected", "student")
+        return np.sum([self.lengths(part) for part in parts], axis=0).tolist()
 
     def keys(self) -> list[bytes]:
         """A hash of every pair's prompt tokens: pairs of one prompt have the same."""

@@ -149,3 +149,22 @@ def test_the_template_hash_follows_the_template(chat, tokenizer):
     assert ChatFormat(tokenizer).template_hash == chat.template_hash
     other = ChatFormat(with_template(tokenizer, LOOP.replace("BODY", "m['content']")))
     assert other.template_hash != chat.template_hash
+
+
+def test_the_tokens_of_a_digit_are_the_tokenizers(chat):
+    """Of SmolLM2, which writes a space as a token of its own, there is one for each."""
+    found = [chat.tokens_of(digit) for digit in "0123456789"]
+    assert [chat.decode(tokens) for tokens in found] == list("0123456789")
+    assert len({token for tokens in found for token in tokens}) == 10
+    with pytest.raises(ValueError, match="no token for '1234567' alone"):
+        chat.tokens_of("1234567")
+
+
+def test_a_digit_after_a_space_is_a_token_of_its_own_where_the_vocabulary_has_it(tokenizer):
+    """As in the vocabularies of GPT-2 and Llama 3: the word \" 7\" is one token there."""
+    grown = copy.deepcopy(tokenizer)
+    grown.add_tokens([" 7"])
+    grown.chat_template = tokenizer.chat_template
+    chat = ChatFormat(grown)
+    first, after_space = chat.tokens_of("7")
+    assert (chat.decode([first]), chat.decode([after_space])) == ("7", " 7")

@@ -155,7 +155,8 @@ def test_protocols_are_known_without_ray_or_torch() -> None:
 @given(before=st.text())
 def test_any_text_before_the_verdict_changes_nothing_unless_it_quotes_it(name: str, before: str) -> None:
     text, value = SAYS[name]
-    assert read(name, f"{before}\n\n{text}") == Reading(value, "ok") or "```" in before or "~~~" in before
+    boxes = name == "boxed" and "[[" in before  # two different ones are ambiguous wherever they stand
+    assert read(name, f"{before}\n\n{text}") == Reading(value, "ok") or "```" in before or "~~~" in before or boxes
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)

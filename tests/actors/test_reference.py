@@ -97,6 +97,19 @@ async def test_a_row_without_a_rejected_side_stays_without():
     assert has_reference(row) and has_reference(both)
 
 
+async def test_a_row_with_two_views_is_of_a_digits_token_alone(chat):
+    """Both prompts are rendered by the chat format, and the end of a turn is no part of the label."""
+    teacher, student = ([Message(role="user", content=text)] for text in ("With it.", "Without."))
+    row: Any = {**pair("q", "7", ""), "messages": teacher, "student_messages": student}
+    made = Reference(ScriptedClient(), chat).tokenised(row)  # ty: ignore[invalid-argument-type]
+    assert (made["prompt_ids"], made["student_ids"]) == (chat.render(teacher), chat.render(student))
+    assert made["digit_ids"] == [chat.encode(digit)[0] for digit in "0123456789"]
+    assert made["chosen_ids"] == chat.encode("7")
+    assert made["rejected_ids"] == []
+    (stored,) = pairs_table([made]).to_pylist()
+    assert (stored["student_messages"], stored["digit_ids"]) == (student, made["digit_ids"])
+
+
 SIDES = st.lists(st.integers(1, 3), min_size=1, max_size=3)
 
 

@@ -1,5 +1,7 @@
 """Replies that fit the model, end in a readable verdict when they must, and come from one weight version."""
 
+import json
+import math
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -7,7 +9,7 @@ import pytest
 
 from actors.engine import Completion, FinishReason, Request
 from actors.pool import ModelUnavailable, PoolClient
-from actors.protocols import SCORE, WINNER
+from actors.protocols import DIGITS, PROTOCOLS, SCORE, WINNER
 from actors.speaker import VERDICT_TOKENS, VERSION_RETRIES, PromptTooLong, Speaker
 from pipelines.config import Sampling
 from pipelines.records import Message
@@ -162,3 +164,52 @@ async def test_weights_that_change_all_the_time_end_in_an_error(speak, say):
     with pytest.raises(ModelUnavailable, match="weights changed faster"):
         await judged(speaker)
     assert len(client.requests) == 2 * VERSION_RETRIES
+
+
+# ---- weighed replies
+
+
+class Weighing(ScriptedClient):
+    """Scores a reply by the ids asked for, and remembers the call."""
+
+    def __init__(self, logps: Callable[[int], float]):
+        super().__init__(lambda request: [])
+        self.logps, self.calls = logps, []
+
+    async def score(
+        self, prompt_ids: list[int], responses: list[list[int]], version: str | None = None
+    ) -> tuple[list[list[float]], str]:
+        self.calls.append((prompt_ids, responses, version))
+        return [[self.logps(token)] for (token,) in responses], "v4"
+
+
+async def test_choices_are_weighed_as_the_first_token_of_the_reply(chat):
+    ids = [chat.encode(digit)[0] for digit in DIGITS.choices]
+    client = Weighing(lambda token: -1.0 - ids.index(token))
+    reply = await Speaker(client, chat, 4096).weigh(MESSAGES, DIGITS.choices, "v4")
+    assert client.calls == [(chat.render(MESSAGES), [[token] for token in ids], "v4")]
+    assert json.loads(reply.text) == pytest.approx({str(d): -1.0 - d for d in range(10)})
+    assert (reply.token_ids, reply.finish_reason, reply.seed, reply.weight_version) == ([], "stop", None, "v4")
+
+
+async def test_a_choice_that_cannot_come_has_no_weight(chat):
+    client = Weighing(lambda token: -math.inf)
+    reply = await Speaker(client, chat, 4096).weigh(MESSAGES, DIGITS.choices, "v4")
+    assert json.loads(reply.text) == dict.fromkeys("0123456789")
+    assert PROTOCOLS["digits"].read(reply.text, False).status == "missing"
+
+
+async def test_both_ways_to_write_a_choice_count(chat, monkeypatch):
+    monkeypatch.setattr(chat, "tokens_of", lambda text: [10 * int(text), 10 * int(text) + 1])
+    client = Weighing(lambda token: math.log(0.03 if token % 10 else 0.01))
+    reply = await Speaker(client, chat, 4096).weigh(MESSAGES, ("1", "2"), "v4")
+    assert json.loads(reply.text) == pytest.approx({"1": math.log(0.04), "2": math.log(0.04)})
+
+
+async def test_a_prompt_without_room_for_a_digit_is_refused(chat):
+    length = len(chat.render(MESSAGES))
+    client = Weighing(lambda token: -1.0)
+    with pytest.raises(PromptTooLong):
+        await Speaker(client, chat, length).weigh(MESSAGES, DIGITS.choices, "v4")
+    assert client.calls == []
+    await Speaker(client, chat, length + 1).weigh(MESSAGES, DIGITS.choices, "v4")

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import shutil
 from typing import Any
 
@@ -10,12 +11,16 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from actors.engine import EngineError, Request, UnsupportedRequest, WeightError
+from actors.protocols import DIGITS, PROTOCOLS
+from actors.speaker import Speaker
 from actors.torch_engine import TorchEngine
 from pipelines.config import ModelConfig
+from pipelines.records import Message
 from pipelines.training.checkpoint import load_model
 from pipelines.training.config import TrainingConfig
 from pipelines.training.learner import Learner
 from pipelines.training.strategies import make_strategy
+from tests.playing import Direct
 
 PROMPT = [1, 9690, 198, 42]
 RESPONSES = [[5, 6, 7, 2], [900], [31, 32, 33, 34, 35, 36]]
@@ -142,6 +147,18 @@ async def test_scores_are_those_of_the_trainers_numerics(tiny_model, dtype, weig
     for found, other in zip(scores, exact, strict=True):
         assert found != other
         assert found == pytest.approx(other, abs=0.5)
+
+
+async def test_digits_are_weighed_as_a_plain_forward_pass_has_them(tiny, tiny_model, chat):
+    question = [Message(role="user", content="How good is this, from 0 to 9?")]
+    client: Any = Direct(tiny)
+    reply = await Speaker(client, chat, 512).weigh(question, DIGITS.choices, "v0")
+    prompt = chat.render(question)
+    exact = [full_softmax(tiny_model, prompt, chat.encode(digit))[0] for digit in DIGITS.choices]
+    assert list(json.loads(reply.text).values()) == pytest.approx(exact, abs=2e-5)
+    weights = [math.exp(logp) for logp in exact]
+    expected = sum(digit * weight for digit, weight in enumerate(weights)) / sum(weights)
+    assert PROTOCOLS["digits"].read(reply.text, False).value == pytest.approx(expected, abs=1e-4)
 
 
 async def test_equal_responses_are_each_scored(tiny):

@@ -14,10 +14,11 @@ import psutil
 from cluster.processes import find_processes
 
 ROOT = Path(__file__).resolve().parents[2]
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 # Two engines of 135M, small enough that an iteration takes a minute or two on two cores.
 SMALL = [
     "profile=cpu", "models.actor.max_model_len=1536", "models.actor.kv_cache_gib=1.0", "stream.groups_per_part=2",
-    "training.batch_pairs=8", "training.epochs=1",
+    "training.batch_pairs=8", "training.epochs=1", f"serve.port={18440 + WORKER}",
 ]
 
 
@@ -77,10 +78,13 @@ def left_behind(run: str) -> list[str]:
     return lines
 
 
-def engines() -> list[int]:
-    """Process ids of every vLLM engine process of this user."""
+def engines(run: str) -> list[int]:
+    """Process ids of the vLLM engines of `run`."""
     found = []
-    for process in psutil.process_iter(["cmdline"]):
-        if "VLLM::" in " ".join(process.info["cmdline"] or []):
-            found.append(process.pid)
+    for process in find_processes(run):
+        try:
+            if "VLLM::" in " ".join(process.cmdline()):
+                found.append(process.pid)
+        except psutil.NoSuchProcess:
+            continue
     return found

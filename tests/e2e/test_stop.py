@@ -23,20 +23,15 @@ def _ready() -> bool:
 
 
 def _serving(log: Path):
-    before = set(engines())
     process = start_cli("serve", "--model", "smollm2-135m-instruct", "--port", str(PORT), "--profile", "cpu", log=log)
     wait_for(_ready, 300, "the judge to answer", process)
-    started = set(engines()) - before
-    assert started, "vLLM runs in processes of its own"
-    return process, started
-
-
-def _gone(started: set[int]) -> bool:
-    return not started & set(engines())
+    run = next(note["run"] for note in live_drivers() if note["pid"] == process.pid)
+    assert engines(run), "vLLM runs in processes of its own"
+    return process, run
 
 
 def test_ctrl_c(tmp_path: Path) -> None:
-    process, started = _serving(tmp_path / "log")
+    process, run = _serving(tmp_path / "log")
     reply = httpx.post(
         f"{URL}/v1/judgements",
         json={"prompt": "Name a fruit.", "responses": ["An apple.", "A car."], "votes": 2, "structured": True,
@@ -55,20 +50,19 @@ def test_ctrl_c(tmp_path: Path) -> None:
     assert bad.status_code == 422 and "vote" in bad.json()["error"]
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(timeout=120) == 0
-    assert _gone(started)
+    assert engines(run) == []
 
 
 def test_down(tmp_path: Path) -> None:
-    process, started = _serving(tmp_path / "log")
-    run = next(note["run"] for note in live_drivers() if note["pid"] == process.pid)
+    process, run = _serving(tmp_path / "log")
     result = run_cli("down", run, timeout_s=200)
     assert result.returncode == 0, result.stdout + result.stderr
     process.wait(timeout=60)
-    assert _gone(started)
+    assert engines(run) == []
 
 
 def test_killed_driver(tmp_path: Path) -> None:
-    process, started = _serving(tmp_path / "log")
+    process, run = _serving(tmp_path / "log")
     os.kill(process.pid, signal.SIGKILL)
     process.wait(timeout=30)
-    wait_for(lambda: _gone(started), 60, "the engine to end after its driver was killed")
+    wait_for(lambda: not engines(run), 60, "the engine to end after its driver was killed")

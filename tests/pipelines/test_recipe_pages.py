@@ -38,7 +38,7 @@ def test_a_recipe_has_a_page_section_with_its_defaults(name: str) -> None:
     paper, small = defaults(name, "paper"), defaults(name, "small")
     rows = {key: (default, other, tags) for key, default, other, tags in ROW.findall(section)}
     method = leaves(from_layers(name, [{"prompts": "-"}], "cpu").method.model_dump(mode="json"))
-    named = method.keys() | {f"training.{key}" for key in recipe.training} | {"iterations"}
+    named = method.keys() | leaves(recipe.training, "training.").keys() | {"iterations"}
     assert named <= rows.keys(), f"not in the table: {sorted(named - rows.keys())}"
     for key, (default, other, tags) in rows.items():
         assert read_yaml(default, key) == paper[key], key

@@ -59,6 +59,8 @@ PAIR = st.builds(
     rejected_from=TEXTS, weight=st.floats(allow_nan=False), chosen_score=SCORES, rejected_score=SCORES,
     ref_logp_chosen=SCORES, ref_logp_rejected=SCORES, ref_logps_chosen=LOG_PROBABILITIES,
     ref_logps_rejected=LOG_PROBABILITIES, ref_version=MAYBE, template_hash=MAYBE,
+    student_messages=st.none() | MESSAGES, student_ids=st.none() | st.lists(INT32, max_size=3),
+    digit_ids=st.none() | st.lists(INT32, max_size=3),
 )
 POSITION = (7, "irpo", 2, "abc", "sample", 3)
 

@@ -380,3 +380,13 @@ def test_a_run_s_pairs_that_were_changed_are_refused(made, read, change, problem
 def test_a_run_s_pair_that_is_there_twice_is_refused(made, tmp_path, read):
     with pytest.raises(InputError, match=rf"p\.jsonl:2: pair_id: is also in {tmp_path}/p\.jsonl:1; leave one of them"):
         read(made[0], made[0])
+
+
+def test_a_run_s_rows_of_two_views_keep_both(read, made, tmp_path, chat):
+    seen: Any = {"student_messages": [USER], "student_ids": [5, 6], "digit_ids": list(range(30, 40))}
+    for changes in (seen, {**seen, "student_ids": None}):
+        pq.write_table(pairs_table([{**made[0], **changes}]), tmp_path / "views.parquet")
+        (pair,) = read_pairs(str(tmp_path / "views.parquet"), chat).pairs
+        assert pair.get("student_messages") == [USER]
+        assert pair.get("student_ids") == (changes["student_ids"] or chat.render([USER]))
+        assert pair.get("digit_ids") == seen["digit_ids"]

@@ -13,7 +13,7 @@ from pipelines.training.errors import TrainingError
 from pipelines.training.learner import Learner
 from pipelines.training.trainer import current_steps, training_summary
 from tests.pipelines.training.jobs import assert_equal, checkpoint, records, run, timeless
-from tests.pipelines.training.tiny import tiny_pairs, write_checkpoint
+from tests.pipelines.training.tiny import SELF_J, tiny_pairs, two_views, write_checkpoint
 
 NAN = math.nan
 
@@ -83,6 +83,15 @@ def test_rows_without_a_rejected_side_are_trained_on(make_job, loss):
     assert steps[-1]["loss"] < 0.8 * steps[0]["loss"]
     assert records(job, "start")[0]["reference_check"] is None
     assert checkpoint(job)
+
+
+@pytest.mark.parametrize("gone", ["student_ids", "digit_ids"])
+def test_a_loss_of_two_views_needs_rows_that_have_them(make_job, gone):
+    rows = [{**row, "pair_id": f"row-{i}"} for i, row in enumerate(two_views(4))]
+    steps = run(make_job(rows, loss=SELF_J, epochs=4))
+    assert steps[-1]["loss"] < steps[0]["loss"]
+    refused(make_job([*rows[:2], *[{**row, gone: []} for row in rows[2:]]], loss=SELF_J),
+            r"^2 of 4 pairs have no second view \(row-2, row-3\), which loss='nll .*' learns from")
 
 
 def test_a_model_that_cannot_be_packed_ends_the_training_with_its_reason(make_job, tmp_path, scored_pairs):

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipelines.training.config import PAIRWISE, REFERENCED, LossName, TrainingConfig, parse_loss
+from pipelines.training.config import PAIRWISE, REFERENCED, VIEWED, LossName, TrainingConfig, parse_loss
 from pipelines.training.losses import LOSSES, PairBatch, combined
 
 LN2 = math.log(2.0)
+SIDED = [name for name in LOSSES if name not in VIEWED]  # the others: test_view_losses.py
 LOG_PROBS = [field.name for field in fields(PairBatch) if field.name.startswith(("chosen", "rejected", "ref_"))]
 LOG_PROBS = [name for name in LOG_PROBS if not name.endswith("_tokens")]
 POLICY = [name for name in LOG_PROBS if not name.startswith("ref_")]
@@ -189,7 +190,7 @@ def test_the_registry_holds_exactly_the_names_that_settings_may_ask_for():
     assert set(LOSSES) == set(get_args(LossName))
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", SIDED)
 def test_gradients_agree_with_finite_differences(name: str):
     pairs = batch(chosen=[-20, -23], rejected=[-30, -26], chosen_tokens=[10, 14], rejected_tokens=[12, 9])
     inputs = tuple(getattr(pairs, field).clone().requires_grad_() for field in POLICY)
@@ -201,7 +202,7 @@ def test_gradients_agree_with_finite_differences(name: str):
     assert torch.autograd.gradcheck(loss, inputs)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", SIDED)
 def test_each_loss_reads_the_sides_that_the_settings_say(name: str):
     """A trainer that leaves out what PAIRWISE and REFERENCED do not name must not change the loss."""
     found = gradients(name, batch(chosen=-23), LOG_PROBS)
@@ -213,7 +214,7 @@ def test_each_loss_reads_the_sides_that_the_settings_say(name: str):
     assert (value(name, moved) != value(name)) == (name == "kto")
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", SIDED)
 def test_at_the_reference_every_loss_raises_the_chosen_and_lowers_the_rejected_side(name: str):
     found = gradients(name, at_reference(batch()), POLICY, label_smoothing=0.1)
 
@@ -224,7 +225,7 @@ def test_at_the_reference_every_loss_raises_the_chosen_and_lowers_the_rejected_s
     assert slope("rejected") > 0 if name in PAIRWISE else slope("rejected") == 0
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", SIDED)
 @pytest.mark.parametrize("chosen", [-1e4, 0.0, 1e4])
 @pytest.mark.parametrize("rejected", [-1e4, 0.0, 1e4])
 def test_extreme_sums_keep_losses_and_gradients_finite(name: str, chosen: float, rejected: float):
@@ -237,7 +238,7 @@ def test_extreme_sums_keep_losses_and_gradients_finite(name: str, chosen: float,
         assert gradient is None or gradient.isfinite().all()
 
 
-@pytest.mark.parametrize("name", sorted(set(LOSSES) - PAIRWISE))
+@pytest.mark.parametrize("name", sorted(set(SIDED) - PAIRWISE))
 def test_rows_without_a_rejected_side_are_finite(name: str):
     gone = dict.fromkeys(("rejected", "ref_rejected", "rejected_tokens"), 0)
     gone |= dict.fromkeys(("chosen_head", "rejected_head", "ref_chosen_head", "ref_rejected_head"), 0)
@@ -401,7 +402,7 @@ def test_both_forms_of_nll_agree_on_responses_of_one_length(chosen: list[float],
 # All terms of a run together.
 
 
-@given(some_pairs(), st.dictionaries(st.sampled_from(get_args(LossName)), st.floats(0.01, 5), min_size=1))
+@given(some_pairs(), st.dictionaries(st.sampled_from(SIDED), st.floats(0.01, 5), min_size=1))
 def test_combined_is_the_weighted_sum_of_its_terms(pairs: PairBatch, weights: dict[str, float]):
     def weighted(by: float) -> TrainingConfig:
         text = " + ".join(f"{by * weight} {name}" for name, weight in weights.items())
@@ -436,7 +437,7 @@ def test_plain_dpo_is_reported_whatever_the_terms():
     assert "loss_dpo" not in combined(batch(), settings("sft"))
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", SIDED)
 def test_only_the_loss_carries_a_graph(name: str):
     pairs = batch()
     parts = combined(replace(pairs, chosen=pairs.chosen.requires_grad_()), settings(name, label_smoothing=0.1))

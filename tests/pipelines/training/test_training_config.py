@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pipelines.config import ConfigError, dump, load_dump, resolve
-from pipelines.training.config import PAIRWISE, REFERENCED, LossName, TrainingConfig, parse_loss
+from pipelines.training.config import PAIRWISE, REFERENCED, VIEWED, LossName, TrainingConfig, parse_loss
 
 NAMES = get_args(LossName)
 
@@ -90,10 +90,12 @@ def test_a_loss_that_cannot_be_read_names_the_term_and_the_nearest(text, says):
 def test_each_loss_says_what_it_needs(name):
     config = TrainingConfig(loss=f"0.1 {name}", label_smoothing=0.1 if name == "robust_dpo" else 0.0)
     assert (config.needs_pairs, config.needs_reference) == (name in PAIRWISE, name in REFERENCED)
+    assert config.needs_views == (name in VIEWED)
 
 
 def test_what_needs_no_rejected_side_and_no_reference():
-    assert set(NAMES) - PAIRWISE == {"nll", "nll_prompted", "nll_pooled", "sft"}
+    assert set(NAMES) - PAIRWISE == {"nll", "nll_prompted", "nll_pooled", "sft", "student_nll", "student_kl"}
+    assert {"student_nll", "student_kl"} == VIEWED
     assert {"simpo", "orpo"} == PAIRWISE - REFERENCED
     assert not TrainingConfig(loss="sft + 0.1 orpo").needs_reference
 

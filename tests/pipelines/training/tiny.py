@@ -26,6 +26,8 @@ SIZES: dict[str, Any] = {
     "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256, "initializer_range": 0.2,
     "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2,
 }
+DIGITS = list(range(100, 110))  # of the tiny vocabulary
+SELF_J = "nll + 0.3 student_nll + 2 student_kl"
 EXACT = TrainingConfig(autocast="float32", beta=0.5, max_grad_norm=1e6, weight_decay=0.1)
 
 
@@ -76,8 +78,17 @@ def tiny_pairs(count: int = 6, seed: int = 0, rejected: bool = True) -> list[Pai
             "chosen_text": "", "rejected_text": "", "chosen_from": "", "rejected_from": "", "chosen_score": None,
             "rejected_score": None, "ref_logp_chosen": None, "ref_logp_rejected": None, "ref_logps_chosen": None,
             "ref_logps_rejected": None, "ref_version": None, "template_hash": None,
+            "student_messages": None, "student_ids": None, "digit_ids": None,
         }
         for i in range(count)
+    ]
+
+
+def two_views(count: int = 6) -> list[Pair]:
+    """Rows of a digit: the student's prompt begins as the teacher's and is shorter."""
+    return [
+        {**pair, "chosen_ids": [DIGITS[i % 10]], "digit_ids": DIGITS, "student_ids": [*pair["prompt_ids"][:3], 50 + i]}
+        for i, pair in enumerate(tiny_pairs(count, rejected=False))
     ]
 
 
