@@ -14,7 +14,7 @@ LOCK := pip compile -q pyproject.toml --extra demo --extra dev --no-annotate --n
 TORCH ?= --torch-backend cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-fast lint bench-dpo bench-learning lock clean
+.PHONY: help env demo test test-fast lint bench-dpo bench-recipes bench-learning lock clean
 
 help: ## this list
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -40,6 +40,9 @@ test-fast: lint ## lint, types and the tests that start no model
 bench-dpo: env ## pairs/s and memory of the trainer against TRL, side by side; an hour on two cores
 	$(UV) pip install -q --python $(BIN)/python --no-deps "$$(grep -o 'trl==[0-9.]*' pyproject.toml)"
 	$(BIN)/python benchmarks/dpo.py
+
+bench-recipes: env ## every recipe end to end on the real model, as small as can be; twenty minutes on two cores
+	$(BIN)/python -m pytest -n 0 --durations 0 benchmarks/test_recipes.py
 
 # The fair task's difficulty is chosen from the start model alone, before anything is trained on it.
 bench-learning: env ## what recipes teach a 135M model, on held-out problems and beside controls; many hours on two cores
