@@ -11,7 +11,6 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers share the cores
-FIRST_LANE = ("test_irpo", "test_pool", "test_stop")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
@@ -23,13 +22,12 @@ def pytest_configure(config: pytest.Config) -> None:
         hypothesis.settings.load_profile("quick")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that start Ray or engines run in two lanes beside the others: they wait more than they compute."""
+    """Tests that start Ray or engines run one after the other, beside the others: they fill the memory."""
     for item in items:
         if item.get_closest_marker("slow"):
-            file = item.path.stem
-            lane = "engines-1" if file in FIRST_LANE else "engines-2"
-            item.add_marker(pytest.mark.xdist_group(file if "pipelines" in item.path.parts else lane))
+            item.add_marker(pytest.mark.xdist_group(item.path.stem if "pipelines" in item.path.parts else "engines"))
 
 
 def write_tiny_model(folder: Path, seed: int, **changes: Any) -> str:

@@ -29,11 +29,11 @@ def train_loop(settings: dict[str, Any]) -> None:
         device = str(ray.train.torch.get_device())
         torch.cuda.set_device(device)
 
-    def report(metrics: dict[str, Any]) -> None:
-        ray.train.report({name: value for name, value in metrics.items() if not isinstance(value, str)})
-
+    last: dict[str, Any] = {}
     try:
-        fit(job, device, report)
+        fit(job, device, last.update)
+        if last:  # once: each report waits until the controller looks, which it does every two seconds
+            ray.train.report({name: value for name, value in last.items() if not isinstance(value, str)})
     except TrainingError as error:
         if context.get_world_rank() == 0:
             job.ledger.append_metrics(job.iteration, {"event": "error", "message": str(error)})

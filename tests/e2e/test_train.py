@@ -15,11 +15,11 @@ pytestmark = pytest.mark.slow
 FRUITS = ["apple", "pear", "plum", "cherry", "quince", "fig", "peach", "melon"]
 
 
-def _words(folder: Path, run: str, *more: str) -> list[str]:
+def _words(folder: Path, run: str, model: str, *more: str) -> list[str]:
     pairs = folder / "pairs.jsonl"
     rows = [{"prompt": f"Is a {name} a fruit?", "chosen": f"Yes, a {name} is.", "rejected": "No."} for name in FRUITS]
     pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return ["train", "--pairs", str(pairs), "--model", "smollm2-135m-instruct", "--profile", "cpu", f"name={run}",
+    return ["train", "--pairs", str(pairs), "--model", model, "--profile", "cpu", f"name={run}",
             f"runs_dir={folder}", "batch_pairs=4", "learning_rate=1e-5", *more]
 
 
@@ -27,7 +27,7 @@ def test_two_steps_give_a_checkpoint_that_loads(tmp_path: Path, smollm2: str) ->
     import torch
     from transformers import AutoModelForCausalLM
 
-    result = run_cli(*_words(tmp_path, "two"), "--json")
+    result = run_cli(*_words(tmp_path, "two", "smollm2-135m-instruct"), "--json")
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     summary = json.loads(result.stdout)
     assert (summary["pairs"], summary["training"]["steps"]) == (8, 2)
@@ -43,9 +43,9 @@ def test_two_steps_give_a_checkpoint_that_loads(tmp_path: Path, smollm2: str) ->
     assert ChatFormat.load(summary["checkpoint"]).template_hash == ChatFormat.load(smollm2).template_hash
 
 
-def test_a_training_that_is_terminated_leaves_nothing_and_goes_on(tmp_path: Path) -> None:
+def test_a_training_that_is_terminated_leaves_nothing_and_goes_on(tmp_path: Path, tiny_model: str) -> None:
     log = tmp_path / "log"
-    process = start_cli(*_words(tmp_path, "stopped", "epochs=4", "save_every_s=5"), log=log)
+    process = start_cli(*_words(tmp_path, "stopped", tiny_model, "epochs=200", "save_every_s=5"), log=log)
     metrics = tmp_path / "stopped/iterations/0000/metrics.jsonl"
     wait_for(lambda: metrics.exists() and '"step": 1' in metrics.read_text(), 300, "the second step", process)
     os.kill(process.pid, signal.SIGTERM)
@@ -54,11 +54,11 @@ def test_a_training_that_is_terminated_leaves_nothing_and_goes_on(tmp_path: Path
     ledger = Ledger.open(str(tmp_path / "stopped"))
     assert left_behind(ledger.run_id) == []
     taken = len([record for record in ledger.read_metrics(0) if "step" in record])
-    assert taken < 8
+    assert taken < 400
 
     result = run_cli("resume", ledger.path)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     assert f"appellate serve --model {ledger.path}/iterations/0000/checkpoint" in result.stdout
-    assert (ledger.done(0, "train") or {})["steps"] == 8
+    assert (ledger.done(0, "train") or {})["steps"] == 400
     assert Path(ledger.checkpoint_dir(0), "model.safetensors").exists()
     assert left_behind(ledger.run_id) == []

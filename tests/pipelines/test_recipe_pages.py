@@ -1,4 +1,4 @@
-"""docs/recipes.md against the code: every recipe has a section, and its table names every default, rightly."""
+"""The recipes' pages against the code: every recipe has a section, and its table names every default, rightly."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,8 @@ import pytest
 from pipelines.config import from_layers, read_yaml
 from pipelines.recipes import RECIPES, get_recipe
 
-PAGE = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = "".join((DOCS / name).read_text(encoding="utf-8") for name in ("recipes.md", "judge-recipes.md"))
 SECTIONS = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", PAGE, re.S | re.M))
 ROW = re.compile(r"^\| `([\w.]+)` \| `(.*?)` \| (?:`(.*?)`)? ?\| (.+) \|$", re.M)
 TAGS = ("paper", "note", "repo", "memory", "unsure", "derived")
