@@ -11,6 +11,7 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers share the cores
+ENGINE_TESTS = ("tests/e2e/", "tests/actors/test_checkpoints.py")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
@@ -22,12 +23,19 @@ def pytest_configure(config: pytest.Config) -> None:
         hypothesis.settings.load_profile("quick")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that start Ray or engines run one after the other, beside the others: they fill the memory."""
-    for item in items:
-        if item.get_closest_marker("slow"):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem if "pipelines" in item.path.parts else "engines"))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Tests that start Ray or engines run one after the other on one worker: two at a time would fill the memory."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Lanes(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            if nodeid.startswith(ENGINE_TESTS):
+                return "engines"
+            file = nodeid.split("::", 1)[0]
+            return file if file.endswith("test_strategies.py") else nodeid
+
+    return Lanes(config, log)
 
 
 def write_tiny_model(folder: Path, seed: int, **changes: Any) -> str:
