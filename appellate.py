@@ -313,6 +313,49 @@ def replay(
     _print_json(result)
 
 
+@app.command(name="eval")
+def evaluate(
+    name: Annotated[str, typer.Argument(help="An evaluation's name; `appellate eval list` lists them.")],
+    assignments: Assignments = None,
+    data: Annotated[Path | None, typer.Option(help="The rows: JSONL, JSON or Parquet.")] = None,
+    judge: Annotated[str | None, typer.Option(help="Who is asked: a run's folder, a checkpoint, or a URL.")] = None,
+    out_file: Annotated[Path | None, typer.Option("--out", help="JSON file to write the result to as well.")] = None,
+    profile: Profile = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a judge, a model or recorded annotations on labelled data: value, interval, n, abstentions."""
+    from actors.chat import ChatFormatError
+    from actors.checkpoints import CheckpointError
+    from pipelines.config import ConfigError
+    from pipelines.evaluation.command import evaluations, measure
+    from pipelines.ledger import LedgerError
+    from pipelines.report import print_evaluation
+    from pipelines.steps.rows import InputError
+
+    if name == "list":
+        table = Table("evaluation", "judge", "what it measures")
+        for row in evaluations():
+            table.add_row(*row)
+        out.print(table)
+        return
+    if data is None:
+        raise _fail("--data FILE is needed: the rows to evaluate on", 2, as_json)
+    try:
+        result = measure(name, str(data), judge, assignments or [], profile)
+        if out_file is not None:
+            out_file.write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    except (ConfigError, InputError, CheckpointError, ChatFormatError, LedgerError) as error:
+        raise _fail(str(error), 2, as_json) from None
+    except KeyboardInterrupt:
+        raise _fail("stopped", 1, as_json) from None
+    except Exception as error:
+        raise _fail(_one_line(error), 1, as_json) from None
+    if as_json:
+        _print_json(result.model_dump(mode="json"))
+    else:
+        print_evaluation(out, result)
+
+
 @app.command()
 def doctor(
     recipe: Annotated[str | None, typer.Argument(help="A recipe or YAML file whose plan is checked too.")] = None,

@@ -10,6 +10,7 @@ from ray import serve
 from ray.exceptions import ActorDiedError
 
 from actors.engine import Completion, Engine, EngineError, Request
+from actors.engines import start_engine
 from actors.registry import application_name, find_registry
 from actors.weights import WeightSource, fetch_checked, remove_copy
 from pipelines.config import ModelConfig
@@ -17,17 +18,6 @@ from pipelines.config import ModelConfig
 logger = logging.getLogger("ray.serve")
 LEASE_PERIOD_S = 2.0
 ABORT_TIMEOUT_S = 120.0
-
-
-async def start_engine(folder: str, config: ModelConfig) -> Engine:
-    """The engine named by `config.engine` on the checkpoint in `folder`."""
-    if config.engine == "vllm":
-        from actors.vllm_engine import VllmEngine
-
-        return await VllmEngine.start(folder, config)
-    from actors.torch_engine import TorchEngine
-
-    return await TorchEngine.start(folder, config)
 
 
 class ModelReplica:

@@ -28,22 +28,9 @@ COLUMNS = ("prompt", "gold", "response_a", "response_b", "label")
 SHOWN = 3  # texts of each evaluation that are kept to be read
 
 
-class LocalModel:
-    """An engine of this process where a Speaker expects a pool of replicas."""
-
-    def __init__(self, engine: Any):
-        self._engine = engine
-
-    async def generate(self, request: Any, version: str | None = None) -> Any:
-        """The engine's completions; it has one weight version at a time."""
-        return await self._engine.generate(request)
-
-
 async def evaluate(request: dict[str, Any]) -> dict[str, Any]:
     """Numbers of each of the `checkpoints` (name to folder) of a request made by `request_of`."""
-    from actors.chat import ChatFormat
-    from actors.speaker import Speaker
-    from actors.vllm_engine import VllmEngine
+    from actors.local import local_speaker
     from pipelines.recipes import get_recipe
 
     recipe = get_recipe(request["recipe"])
@@ -51,20 +38,16 @@ async def evaluate(request: dict[str, Any]) -> dict[str, Any]:
     model, folders = ModelConfig.model_validate(request["model"]), list(request["checkpoints"].values())
     if not folders:
         return {}
-    engine = await VllmEngine.start(folders[0], model)
-    speaker = Speaker(cast(Any, LocalModel(engine)), ChatFormat.load(folders[0]), model.max_model_len)
     groups = [group_of(row) for row in request["rows"]]
     found = {}
-    try:
+    async with local_speaker(folders[0], model) as speaker:
         for name, folder in request["checkpoints"].items():
             if folder != folders[0]:
-                await engine.load_weights(folder)
+                await cast(Any, speaker.client).engine.load_weights(folder)
             if "label" in request["rows"][0]:
                 found[name] = await judge(speaker, steps, groups, request["rows"])
             else:
                 found[name] = await answer(speaker, steps, groups, request["lead"], request["vote"])
-    finally:
-        await engine.shutdown()
     return found
 
 

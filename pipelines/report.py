@@ -71,3 +71,30 @@ def print_training(console: Console, summary: dict[str, Any]) -> None:
     console.print(table)
     console.print("\nnext:", highlight=False)
     console.print(f"  appellate serve --model {summary['checkpoint']}", highlight=False, markup=False, soft_wrap=True)
+
+
+def print_evaluation(console: Console, result: Any) -> None:
+    """The numbers of a pipelines.evaluation.base.Result with their intervals, its breakdowns and its notes."""
+    who = f", judge {result.judge} ({result.weight_version})" if result.judge else ""
+    console.print(f"\n{result.evaluation} on {result.data}: {result.rows} rows{who}", markup=False, soft_wrap=True)
+    table = Table("", "value", "interval", "n")
+    for name, estimate in result.estimates.items():
+        value = _number(estimate.value) if estimate.why is None else escape(f"- ({estimate.why})")
+        ends = estimate.interval
+        interval = f"{_number(ends[0])} … {_number(ends[1])} ({estimate.level:.0%})" if ends else ""
+        table.add_row(escape(name), value, interval, str(estimate.n))
+    console.print(table)
+    for name, rows in result.tables.items():
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        table = Table(*map(escape, columns), title=escape(name))
+        for row in rows:
+            table.add_row(*(escape(_number(row.get(column))) for column in columns))
+        console.print(table)
+    for reason, count in result.abstentions.items():
+        console.print(f"abstained, {reason}: {count}", markup=False)
+    for note in result.notes:
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
+
+
+def _number(value: Any) -> str:
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,45 @@
+"""Rows of an evaluation's data file, checked before anybody is asked."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipelines.steps.rows import Problem, kind, read_rows
+
+_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "text": (lambda v: isinstance(v, str), "text"),  # empty text is data: a model may say nothing
+    "number": (lambda v: isinstance(v, (int, float)) and not isinstance(v, bool), "a number"),
+    "flag": (lambda v: isinstance(v, bool) or v in (0, 1), "true or false"),
+    "texts": (lambda v: isinstance(v, list) and all(isinstance(item, str) for item in v), "a list of texts"),
+    "flags": (lambda v: isinstance(v, list) and all(isinstance(item, bool) for item in v), "a list of true or false"),
+}
+
+
+def read_columns(
+    data: str, needed: dict[str, str], optional: dict[str, str] | None = None, limit: int | None = None
+) -> list[dict[str, Any]]:
+    """Rows as dictionaries of the columns named, whose kinds are text, number, flag, texts or flags.
+
+    An optional column that a row lacks is not in its dictionary. Raises InputError that names file, row and field.
+    """
+
+    def convert(row: dict[str, Any], where: str) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, wanted in {**needed, **(optional or {})}.items():
+            if name not in row:
+                if name in needed:
+                    raise Problem(name, f"is missing; the row has {', '.join(sorted(row)) or 'nothing'}")
+                continue
+            fits, what = _KINDS[wanted]
+            if not fits(row[name]):
+                raise Problem(name, f"is {kind(row[name])}; use {what}")
+            found[name] = row[name]
+        return found
+
+    return read_rows(data, convert, limit)[0]
+
+
+def name_of(data: str) -> str:
+    """How a result names its data: folder and file, without where they lie."""
+    path = Path(data)
+    return "/".join(path.parts[-2:])
