@@ -28,6 +28,7 @@ from actors.checkpoints import (
 )
 from cluster.processes import describe, own_processes, run_of
 from pipelines.config import RunConfig, gpu_present, known_profile
+from pipelines.training import native
 
 # Equal to the pins of pyproject.toml (a test compares); vLLM comes from either distribution.
 PINS = {
@@ -74,6 +75,8 @@ def diagnose(config: RunConfig | None, profile: str | None = None) -> list[Check
     checks.append(check_engines(own_processes()))
     checks.append(check_disk(config.runs_dir if config else "runs", needed_disk_gib(config, weights_gib)))
     checks.append(check_gpu(config, gpu_present(), profile))
+    if profile == "cpu":
+        checks.append(check_loops(native.cpu_flags(), native.find_compiler()))
     checks.append(check_open_files(*resource.getrlimit(resource.RLIMIT_NOFILE)))
     return checks
 
@@ -276,6 +279,17 @@ def check_gpu(config: RunConfig | None, present: bool, profile: str) -> Check:
     if present and not wanted:
         return Check("GPU", "warn", f"{seen}, but the configuration uses none", "--profile gpu is much faster")
     return Check("GPU", "ok", f"{seen}, as the configuration asks")
+
+
+def check_loops(cpu_flags: frozenset[str], compiler: str | None) -> Check:
+    """Whether the trainer can have its C++ loops."""
+    name = "trainer loops"
+    if missing := native.NEEDED - cpu_flags:
+        return Check(name, "ok", f"in torch alone: this CPU has no {', '.join(sorted(missing))}")
+    if compiler is None:
+        return Check(name, "warn", "in torch alone: no C++ compiler", "training is up to twice as fast with one: "
+                     "apt-get install g++, or set CXX")
+    return Check(name, "ok", f"in C++, compiled by {compiler}")
 
 
 def check_open_files(soft: int, hard: int) -> Check:

@@ -18,9 +18,10 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jin
 def pytest_configure(config: pytest.Config) -> None:
     """Hush what Ray's own models say about pydantic; fewer examples a property where the quick tests alone are run."""
     config.addinivalue_line("filterwarnings", "ignore::DeprecationWarning:ray.*")
-    hypothesis.settings.register_profile("quick", max_examples=30)
-    if config.option.markexpr == "not slow":
-        hypothesis.settings.load_profile("quick")
+    # No deadline: how long an example takes says how busy the machine is.
+    hypothesis.settings.register_profile("whole", deadline=None)
+    hypothesis.settings.register_profile("quick", deadline=None, max_examples=30)
+    hypothesis.settings.load_profile("quick" if config.option.markexpr == "not slow" else "whole")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -4,6 +4,7 @@ On a CPU each segment attends, exactly and without masked work, to its ancestors
 call does the same with a block mask.
 """
 
+import itertools
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
+from pipelines.training import native
 from pipelines.training.errors import TrainingError
 from pipelines.training.packing import Pack
 
@@ -35,6 +37,7 @@ class Tree:
         self._masks: dict[tuple[int, int, int | None], Tensor | None] = {}
         self._hidden: dict[tuple[int, int, int, int | None], tuple[int, Tensor] | None] = {}
         self._block_masks: dict[int | None, Any] = {}
+        self._loops: tuple[Tensor, ...] | None = None
 
     def mask(self, queries: int, keys: int, window: int | None, dtype: torch.dtype) -> Tensor | None:
         """0 where the last `queries` of `keys` consecutive positions may look, -inf elsewhere; None: plain causal."""
@@ -49,8 +52,8 @@ class Tree:
             self._masks[where] = None if plain else mask
         return self._masks[where]
 
-    def rows(self, segment: int) -> Iterator[tuple[int, int]]:
-        """Stretches of at most ROWS rows that see keys of a segment: its own, and those of all segments below it."""
+    def runs(self, segment: int) -> list[list[int]]:
+        """Rows that see keys of a segment, as [start, end]: its own, then those of all segments below it."""
         runs: list[list[int]] = []
         for other, path in enumerate(self.paths):
             if segment in path:
@@ -59,9 +62,23 @@ class Tree:
                     runs[-1][1] = end
                 else:
                     runs.append([start, end])
-        for start, end in runs:
+        return runs
+
+    def rows(self, segment: int) -> Iterator[tuple[int, int]]:
+        """The same in stretches of at most ROWS rows."""
+        for start, end in self.runs(segment):
             for first in range(start, end, ROWS):
                 yield first, min(first + ROWS, end)
+
+    def loops(self) -> tuple[Tensor, ...]:
+        """For the C++ loops: starts and ends of segments, where the runs of each begin, all runs, and positions."""
+        if self._loops is None:
+            runs = [self.runs(segment) for segment in range(len(self.starts))]
+            first = [0, *itertools.accumulate(map(len, runs))]
+            ends = [start + length for start, length in zip(self.starts, self.lengths, strict=True)]
+            lists = (self.starts, ends, first, [end for found in runs for run in found for end in run])
+            self._loops = (*map(torch.tensor, lists), torch.tensor(self._positions, dtype=torch.int32))
+        return self._loops
 
     def hidden(self, segment: int, first: int, last: int, window: int | None) -> tuple[int, Tensor] | None:
         """True where rows `first` to `last` do not see keys of `segment` (up to the last row's), from the first column
@@ -124,9 +141,44 @@ def tree_attention(
         out = _flex(query, key, value, tree, scaling, sliding_window)
     else:
         kind = value.dtype  # under autocast the rotation leaves queries and keys in float32
-        applied: Any = _SegmentAttention.apply(query.to(kind), key.to(kind), value, tree, scaling, sliding_window)
+        query, key = query.to(kind), key.to(kind)
+        form = _LoopAttention if _loops_fit(query, key, value) else _SegmentAttention
+        applied: Any = form.apply(query, key, value, tree, scaling, sliding_window)
         return applied, None
     return out.transpose(1, 2).contiguous(), None
+
+
+def _loops_fit(*heads: Tensor) -> bool:
+    sizes = {t.shape[-1] for t in heads}
+    return len(sizes) == 1 and not sizes.pop() % 16 and all(t.stride(-1) == 1 for t in heads) and native.fits(*heads)
+
+
+class _LoopAttention(torch.autograd.Function):
+    """The whole tree in one call of the C++ loops; the same values are kept as by `_SegmentAttention`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, tree: Tree, scaling: float | None, window: int | None
+    ) -> Tensor:
+        heads, tokens, size = query.shape[1:]
+        scale = float(size**-0.5 if scaling is None else scaling)
+        strides = torch.tensor([stride for t in (query, key, value) for stride in (t.stride(2), t.stride(1))])
+        out = query.new_empty(1, tokens, heads, size)
+        norms = query.new_empty(heads, tokens, dtype=torch.float32)
+        shape = (heads, key.shape[1], size, scale, tokens, len(tree.starts), window or 0, *tree.loops())
+        native.call("tree_attention", query, key, value, strides, *shape, out, norms)
+        ctx.save_for_backward(query, key, value, out, norms)
+        ctx.shape, ctx.strides = shape, strides
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, out, norms = ctx.saved_tensors
+        found = [t.new_empty(1, t.shape[2], t.shape[1], t.shape[3]) for t in (query, key, value)]
+        upstream = gradients[0].contiguous()
+        native.call("tree_attention_backward", query, key, value, ctx.strides, out, upstream, norms, *ctx.shape, *found)
+        to_query, to_key, to_value = (t.transpose(1, 2) for t in found)
+        return to_query, to_key, to_value, None, None, None
 
 
 class _SegmentAttention(torch.autograd.Function):

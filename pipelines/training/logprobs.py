@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from pipelines.training import native
 from pipelines.training.attention import Tree, TreeAttentionError, over_trees
 from pipelines.training.packing import Pack, Prompted, pack_sequences
 
@@ -92,6 +93,12 @@ class _TokenLogProbs(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        if native.fits(logits) and logits.is_contiguous():
+            logp, entropy, norm = torch.empty(3, len(logits)).unbind()
+            native.call("token_logprobs", logits, targets, logp, entropy, norm, *logits.shape)
+            ctx.save_for_backward(logits, targets, norm)
+            ctx.mark_non_differentiable(entropy)
+            return logp, entropy
         logps, entropies, norms = [], [], []
         for some, target in zip(logits.split(_rows(logits)), targets.split(_rows(logits)), strict=True):
             top = some.amax(-1, keepdim=True).float()
@@ -109,6 +116,9 @@ class _TokenLogProbs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         logits, targets, norms = ctx.saved_tensors
+        if norms.ndim == 1:
+            native.call("token_logprobs_backward", logits, targets, norms, gradients[0].contiguous(), *logits.shape)
+            return logits, None
         rows = _rows(logits)
         parts = (tensor.split(rows) for tensor in (logits.detach(), targets, norms, gradients[0]))
         for some, target, norm, gradient in zip(*parts, strict=True):

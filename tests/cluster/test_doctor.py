@@ -14,6 +14,7 @@ import pytest
 from cluster import doctor
 from cluster.doctor import PINS, Check, diagnose
 from pipelines.config import ConfigError, ModelConfig, RunConfig, ServeConfig, TrainingConfig
+from pipelines.training import native
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ModelConfig(engine="transformers")
@@ -204,3 +205,10 @@ def test_open_files():
     assert doctor.check_open_files(resource.RLIM_INFINITY, resource.RLIM_INFINITY).status == "ok"
     assert "ulimit" in doctor.check_open_files(1024, 65536).advice
     assert "limits.conf" in doctor.check_open_files(1024, 1024).advice
+
+
+def test_trainer_loops():
+    able = native.NEEDED | {"sse"}
+    assert doctor.check_loops(able, "/usr/bin/g++").found == "in C++, compiled by /usr/bin/g++"
+    assert (doctor.check_loops(able, None).status, doctor.check_loops(frozenset(), None).status) == ("warn", "ok")
+    assert "avx512_bf16" in doctor.check_loops(able - {"avx512_bf16"}, "g++").found
