@@ -12,7 +12,7 @@ from ray.exceptions import ActorDiedError
 from actors.engine import Completion, Engine, EngineError, Request
 from actors.engines import start_engine
 from actors.registry import application_name, find_registry
-from actors.weights import WeightSource, fetch_checked, remove_copy
+from actors.weights import Held, WeightSource, fetch_checked, remove_copy
 from pipelines.config import ModelConfig
 
 logger = logging.getLogger("ray.serve")
@@ -85,7 +85,7 @@ class ModelReplica:
             try:
                 if source.version != self._source.version:
                     self._discard()
-                    folder = await asyncio.to_thread(fetch_checked, source, self._source.manifest)
+                    folder = await asyncio.to_thread(fetch_checked, source, Held(self._source, self._folder))
                     self._prepared = (source, folder)
                 return self._outcome()
             except Exception as error:

@@ -5,6 +5,8 @@
 open with the new version, or, if any failed, all go back to the old one. No reply is ever made by two versions.
 """
 
+import dataclasses
+import logging
 import os
 import shutil
 import tempfile
@@ -13,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
@@ -22,6 +24,7 @@ import ray
 from actors.checkpoints import TensorInfo, compare_manifests, read_manifest, weight_files
 from actors.engine import WeightError
 
+logger = logging.getLogger("ray.serve")
 Manifest = dict[str, TensorInfo]
 
 
@@ -37,6 +40,13 @@ class WeightSource:
     buckets: dict[str, Any] = field(default_factory=dict)  # shard name -> object reference of its bytes
 
 
+class Held(NamedTuple):
+    """What a replica serves, and the folder on its host that has the tensors."""
+
+    source: WeightSource
+    folder: str
+
+
 class Transport(ABC):
     """How tensors travel from a checkpoint to a replica's host."""
 
@@ -45,8 +55,8 @@ class Transport(ABC):
         """Offer the checkpoint in `folder` as `version`."""
 
     @abstractmethod
-    def fetch(self, source: WeightSource) -> str:
-        """Folder on this host whose safetensors shards hold `source`; not yet checked."""
+    def fetch(self, source: WeightSource, held: "Held | None") -> str:
+        """Folder on this host whose safetensors shards hold `source`; not yet checked. `held` is what is served now."""
 
 
 class CheckpointTransport(Transport):
@@ -55,7 +65,7 @@ class CheckpointTransport(Transport):
     def publish(self, model: str, version: str, folder: str) -> WeightSource:
         return WeightSource(model, version, "checkpoint", folder, dict(read_manifest(folder)))
 
-    def fetch(self, source: WeightSource) -> str:
+    def fetch(self, source: WeightSource, held: Held | None) -> str:
         return source.folder
 
 
@@ -77,16 +87,57 @@ class ObjectStoreTransport(Transport):
         buckets = {shard.name: ray.put(np.fromfile(shard, dtype=np.uint8)) for shard in weight_files(folder)}
         return WeightSource(model, version, "object_store", folder, dict(read_manifest(folder)), buckets)
 
-    def fetch(self, source: WeightSource) -> str:
-        memory = Path("/dev/shm")
-        prefix = f"{COPY_PREFIX}{os.getpid()}-{source.version}-"
-        folder = tempfile.mkdtemp(prefix=prefix, dir=memory if memory.is_dir() else None)
-        for name, reference in source.buckets.items():
-            ray.get(reference, timeout=300).tofile(Path(folder) / name)
+    def fetch(self, source: WeightSource, held: Held | None) -> str:
+        folder = _new_copy(source)
+        _write_buckets(source, Path(folder))
         return folder
 
 
-TRANSPORTS: dict[str, Transport] = {"checkpoint": CheckpointTransport(), "object_store": ObjectStoreTransport()}
+class AdapterTransport(CheckpointTransport):
+    """Adapters alone: a replica that holds the weights they were trained on makes the new ones itself.
+
+    Everybody else (a new replica, one that missed a version) reads the checkpoint, and so does all the world where
+    nothing but the checkpoint was trained.
+    """
+
+    def publish(self, model: str, version: str, folder: str) -> WeightSource:
+        from pipelines.training import adapters  # not above: torch is heavy, and most who import this need none
+
+        source, adapter = super().publish(model, version, folder), Path(folder) / adapters.FOLDER
+        buckets = {name: ray.put(np.fromfile(adapter / name, dtype=np.uint8)) for name in adapters.FILES
+                   if (adapter / name).is_file()}
+        return dataclasses.replace(source, transport="adapter", buckets=buckets)
+
+    def fetch(self, source: WeightSource, held: Held | None) -> str:
+        from pipelines.training import adapters
+
+        if held is None or len(source.buckets) < len(adapters.FILES):
+            return source.folder
+        folder = _new_copy(source)
+        with tempfile.TemporaryDirectory() as received:
+            _write_buckets(source, Path(received))
+            adapter = adapters.read_adapter(Path(received))
+        if adapter.base != adapters.weights_digest(held.source.manifest):
+            shutil.rmtree(folder)
+            return source.folder
+        adapters.merge_checkpoint(adapter, held.folder, folder)
+        return folder
+
+
+def _new_copy(source: WeightSource) -> str:
+    memory = Path("/dev/shm")
+    prefix = f"{COPY_PREFIX}{os.getpid()}-{source.version}-"
+    return tempfile.mkdtemp(prefix=prefix, dir=memory if memory.is_dir() else None)
+
+
+def _write_buckets(source: WeightSource, folder: Path) -> None:
+    for name, reference in source.buckets.items():
+        ray.get(reference, timeout=300).tofile(folder / name)
+
+
+TRANSPORTS: dict[str, Transport] = {
+    "checkpoint": CheckpointTransport(), "object_store": ObjectStoreTransport(), "adapter": AdapterTransport()
+}
 
 
 def publish(model: str, version: str, folder: str, transport: str) -> WeightSource:
@@ -94,28 +145,35 @@ def publish(model: str, version: str, folder: str, transport: str) -> WeightSour
     return TRANSPORTS[transport].publish(model, version, folder)
 
 
-def fetch_checked(source: WeightSource, expected: Manifest | None) -> str:
+def fetch_checked(source: WeightSource, held: Held | None) -> str:
     """Fetch `source` and check every tensor's name, shape, dtype and checksum; raises WeightError naming what differs.
 
-    `expected` is what the running engine holds (names, shapes, dtypes); None for a replica that is just starting.
+    `held` is what the replica serves; None for one that is just starting. Weights that were made from adapters and are
+    not the published ones, as on a processor that computes otherwise, are read from the checkpoint instead.
     """
-    folder = TRANSPORTS[source.transport].fetch(source)
+    folder = TRANSPORTS[source.transport].fetch(source, held)
     try:
-        found = read_manifest(folder)
-        problems = compare_manifests(source.manifest, found)
-        problems += [
-            f"{name}: checksum differs from the published one"
-            for name, info in source.manifest.items()
-            if name in found and found[name].sha256 != info.sha256
-        ]
-        if expected is not None:
-            problems += compare_manifests(expected, source.manifest)
-        if problems:
-            raise WeightError(f"version {source.version}: " + "; ".join(problems[:5]))
-    except Exception:
+        _check(source, read_manifest(folder), held)
+    except Exception as error:
         remove_copy(source, folder)
-        raise
+        if source.transport != "adapter" or folder == source.folder or not isinstance(error, WeightError):
+            raise
+        logger.warning("weights made from adapters differ, reading the checkpoint: %s", error)
+        return fetch_checked(dataclasses.replace(source, transport="checkpoint"), held)
     return folder
+
+
+def _check(source: WeightSource, found: Manifest, held: Held | None) -> None:
+    problems = compare_manifests(source.manifest, found)
+    problems += [
+        f"{name}: checksum differs from the published one"
+        for name, info in source.manifest.items()
+        if name in found and found[name].sha256 != info.sha256
+    ]
+    if held is not None:
+        problems += compare_manifests(held.source.manifest, source.manifest)
+    if problems:
+        raise WeightError(f"version {source.version}: " + "; ".join(problems[:5]))
 
 
 def remove_copy(source: WeightSource, folder: str) -> None:

@@ -66,7 +66,9 @@ class ServeConfig(Strict):
 class SyncConfig(Strict):
     """Weight updates of live engines."""
 
-    transport: Literal["checkpoint", "object_store"] = "checkpoint"
+    transport: Literal["checkpoint", "object_store", "adapter"] = Field(
+        "checkpoint", description="how weights travel; adapter: what training.lora trained, merged by each replica"
+    )
     deadline_s: float = Field(600, gt=0, description="all phases together")
     drain_s: float = Field(5.0, ge=0, description="replies still running after this start again on the new weights")
 
@@ -129,6 +131,8 @@ class RunConfig(Strict):
                 f"dtype={training.autocast} and weights={training.weights}, as training.autocast and training.weights"
             )
         judges = [self.models[m] for m in (judge, self.roles.get("meta_judge", "")) if m in self.models]
+        if self.sync.transport == "adapter" and training.lora is None:
+            raise ValueError("sync.transport=adapter: needs training.lora, without it all weights are trained")
         if getattr(self.method, "structured", False) and any(model.engine != "vllm" for model in judges):
             raise ValueError("method.structured: needs judges on engine=vllm, transformers has no structured outputs")
         return self

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from actors.checkpoints import read_manifest
+from pipelines.training.adapters import FOLDER, read_adapter, rounded, write_origin
 from pipelines.training.config import LoraConfig, TrainingConfig
 from pipelines.training.errors import TrainingError
 from pipelines.training.strategies.base import State
@@ -64,7 +66,7 @@ def save_checkpoint(start: str, config: TrainingConfig, weights: State, folder: 
     if bad:
         raise TrainingError(f"not saved, non-finite weights: {', '.join(bad[:5])}")
     model = load_model(start, config)
-    own = dict(model.named_parameters())
+    own, adapter = dict(model.named_parameters()), None
     unknown = weights.keys() - own.keys()
     if unknown:
         raise TrainingError(f"not saved, {start} has no weights named {', '.join(sorted(unknown)[:3])}")
@@ -75,23 +77,14 @@ def save_checkpoint(start: str, config: TrainingConfig, weights: State, folder: 
     partial = final.with_name(final.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     if config.lora:
-        model.save_pretrained(partial / "adapter")
-        model = model.merge_and_unload()
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in model.parameters():
-        parameter.data = round_stochastically(parameter.data, generator)
+        model.save_pretrained(partial / FOLDER, save_embedding_layers=False)
+        write_origin(partial / FOLDER, seed, read_manifest(start))
+        adapter = read_adapter(partial / FOLDER)
+        model = model.unload()
+    for name, parameter in model.named_parameters():
+        parameter.data = adapter.merge(name, parameter) if adapter else rounded(name, parameter, seed)
     model.to(torch.bfloat16).save_pretrained(partial)
     tokenizer: Any = AutoTokenizer.from_pretrained(start, local_files_only=True)
     tokenizer.save_pretrained(partial)
     shutil.rmtree(final, ignore_errors=True)
     os.replace(partial, final)
-
-
-def round_stochastically(values: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Finite values in bfloat16: up or down at random, so that the mean is kept; what bfloat16 can hold stays as it is.
-
-    The noise is added to the 16 bits that bfloat16 cuts off.
-    """
-    bits = values.detach().float().contiguous().view(torch.int32)
-    noise = torch.randint(0, 2**16, bits.shape, dtype=torch.int32, generator=generator)
-    return ((bits + noise) & -(2**16)).view(torch.float32).bfloat16()

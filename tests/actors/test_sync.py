@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from actors import replica as replica_module
 from actors import weights
 from actors.engine import WeightError
-from actors.weights import SyncError, WeightSource
+from actors.weights import Held, SyncError, WeightSource
 from tests.actors.scripted import NAME, WAIT_S, Fleet, fleets
 
 
@@ -153,7 +153,7 @@ def test_one_replica_that_cannot_fetch_holds_all_back(fleet, monkeypatch):
     three = fleet()
     fetched = []
 
-    def fetch_checked(source: WeightSource, expected: Any) -> str:
+    def fetch_checked(source: WeightSource, held: Held | None) -> str:
         fetched.append(source.version)
         if len(fetched) == 2:
             raise WeightError(f"version {source.version}: embed: cannot be read")
@@ -223,7 +223,7 @@ class CopyTransport(weights.CheckpointTransport):
         source = super().publish(model, version, folder)
         return WeightSource(source.model, version, "copy", folder, source.manifest)
 
-    def fetch(self, source: WeightSource) -> str:
+    def fetch(self, source: WeightSource, held: Held | None) -> str:
         import shutil
         import tempfile
 

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pipelines.training.checkpoint import load_model, round_stochastically, save_checkpoint
+from pipelines.training.adapters import round_stochastically
+from pipelines.training.checkpoint import load_model, save_checkpoint
 from pipelines.training.config import LoraConfig, TrainingConfig
 from pipelines.training.errors import TrainingError
 from pipelines.training.logprobs import check_packing, padded_logprobs, response_logprobs
