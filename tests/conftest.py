@@ -12,6 +12,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers share the cores
 ENGINE_TESTS = ("tests/e2e/", "tests/actors/test_checkpoints.py")
+CLUSTER_TESTS = ("tests/e2e/test_elastic.py", "tests/e2e/test_shared_cluster.py", "tests/e2e/test_train.py")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
@@ -26,11 +27,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Tests that start Ray or engines run one after the other on one worker: two at a time would fill the memory."""
+    """Tests that start vLLM run one after the other on one worker: two at a time would fill the memory.
+
+    Those of clusters without it run after one another, too, beside them.
+    """
     from xdist.scheduler import LoadScopeScheduling
 
     class Lanes(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
+            if nodeid.startswith(CLUSTER_TESTS):
+                return "clusters"
             if nodeid.startswith(ENGINE_TESTS):
                 return "engines"
             file = nodeid.split("::", 1)[0]

@@ -89,6 +89,7 @@ class TrainingConfig(Strict):
 
     strategy: Literal["ddp", "fsdp2", "zero1", "zero2", "zero3"] = "ddp"
     num_workers: PositiveInt | tuple[PositiveInt, PositiveInt] = Field(1, description="or (min, max): elastic")
+    resize_every_s: float = Field(60, ge=0, description="elastic only: seconds between looks for nodes")
     num_cpus: float = Field(1.0, ge=0, description="Ray CPUs a train worker reserves")
     num_gpus: float = Field(0.0, ge=0, description="GPUs a train worker reserves; 0 trains on CPU")
     threads: PositiveInt | None = Field(None, description="CPU only: threads of one train worker")

@@ -28,9 +28,9 @@ from pipelines.training.strategies import make_strategy
 
 # Settings that change how fast the same steps are taken, not which steps.
 _OPERATIONAL = {
-    "strategy", "num_workers", "num_cpus", "num_gpus", "threads", "save_every_s", "max_failures", "start_timeout_s",
-    "timeout_s", "tokens_per_forward", "logprob_chunk", "activation_checkpointing", "shared_prompt", "liger",
-    "max_bad_steps",
+    "strategy", "num_workers", "resize_every_s", "num_cpus", "num_gpus", "threads", "save_every_s", "max_failures",
+    "start_timeout_s", "timeout_s", "tokens_per_forward", "logprob_chunk", "activation_checkpointing", "shared_prompt",
+    "liger", "max_bad_steps",
 }
 CHECKED_PAIRS = 8
 

@@ -43,6 +43,7 @@ def train(
         torch_config=api.torch.TorchConfig(backend="cpu:gloo,cuda:nccl" if settings.num_gpus else "gloo"),
         scaling_config=api.ScalingConfig(
             num_workers=settings.num_workers,
+            elastic_resize_monitor_interval_s=settings.resize_every_s,
             use_gpu=settings.num_gpus > 0,
             resources_per_worker={"CPU": settings.num_cpus} | ({"GPU": settings.num_gpus} if settings.num_gpus else {}),
         ),

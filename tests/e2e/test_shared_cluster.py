@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.commands import ROOT, environment, wait_for
+from tests.e2e.clusters import ENVIRONMENT, cluster
+from tests.e2e.commands import ROOT, wait_for
 
 pytestmark = pytest.mark.slow
-PORT = 6399  # outside the range that Ray gives to workers
-ENVIRONMENT = environment() | {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
+PORT = 6399
 DRIVER = """
 import sys, time
 from cluster.session import open_session
@@ -23,11 +23,6 @@ with open_session("shared", {"m": model}, SyncConfig(), ServeConfig(enabled=Fals
     print("ready", session.clients["m"].versions(), flush=True)
     time.sleep(600)
 """
-
-
-def _ray(*args: str) -> subprocess.CompletedProcess[str]:
-    words = [str(Path(sys.executable).with_name("ray")), *args]
-    return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False, env=ENVIRONMENT)
 
 
 def _applications() -> str:
@@ -41,18 +36,11 @@ def _applications() -> str:
 
 
 def test_killed_driver_on_a_shared_cluster(tiny_model: str, tmp_path: Path) -> None:
-    started = _ray(
-        "start", "--head", f"--port={PORT}", "--num-cpus=4", "--include-dashboard=false", "--disable-usage-stats"
-    )
-    assert started.returncode == 0, started.stdout + started.stderr
-    pattern = f"gcs_server_port={PORT}|--gcs-address=[0-9.]*:{PORT}"
-    found = subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True, check=False)
-    head = [int(pid) for pid in found.stdout.split()]
     log = tmp_path / "driver.log"
-    try:
+    with cluster(PORT, cpus=4) as address:
         with log.open("wb") as stream:
             driver = subprocess.Popen(
-                [sys.executable, "-c", DRIVER, f"127.0.0.1:{PORT}", tiny_model], cwd=ROOT, stdout=stream,
+                [sys.executable, "-c", DRIVER, address, tiny_model], cwd=ROOT, stdout=stream,
                 stderr=subprocess.STDOUT, env=ENVIRONMENT,
             )
         wait_for(lambda: "ready ['v0']" in log.read_text(), 240, "the model on the shared cluster", driver)
@@ -60,7 +48,3 @@ def test_killed_driver_on_a_shared_cluster(tiny_model: str, tmp_path: Path) -> N
         os.kill(driver.pid, signal.SIGKILL)
         driver.wait(timeout=30)
         wait_for(lambda: "appellate-shared-m" not in _applications(), 120, "the application to take itself down")
-    finally:
-        for pid in head:  # `ray stop` would end every cluster of this machine
-            if Path(f"/proc/{pid}").exists():
-                os.kill(pid, signal.SIGKILL)
