@@ -37,9 +37,9 @@ test: lint ## lint, types and every test
 test-fast: lint ## lint, types and the tests that start no model
 	$(BIN)/python -m pytest -m "not slow"
 
-bench-dpo: env ## pairs/s and memory of the trainer against TRL, side by side; an hour on two cores
+bench-dpo: env ## pairs/s and memory of the trainer against TRL, side by side; half an hour on two cores
 	$(UV) pip install -q --python $(BIN)/python --no-deps "$$(grep -o 'trl==[0-9.]*' pyproject.toml)"
-	$(BIN)/python benchmarks/dpo.py
+	$(BIN)/python benchmarks/dpo.py --out benchmarks/results/dpo-cpu.json
 
 bench-recipes: env ## every recipe end to end on the real model, as small as can be; twenty minutes on two cores
 	$(BIN)/python -m pytest -n 0 --durations 0 benchmarks/test_recipes.py

@@ -11,7 +11,6 @@ import argparse
 import importlib
 import json
 import os
-import platform
 import random
 import statistics
 import subprocess
@@ -208,21 +207,26 @@ def main() -> None:
     parser.add_argument("--architecture", choices=list(ARCHITECTURES), help="random weights; SmolLM2-135M when empty")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--work", type=int, action="append", help=f"0-{len(WORKS) - 1}: only these rows of the table")
+    parser.add_argument("--out", type=Path, help="file for the result, too")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
         child(json.loads(arguments.child))
         return
     from actors.checkpoints import resolve_model
+    from benchmarks.evaluation import machine, write
+    from pipelines.training import native
 
     folder = resolve_model("smollm2-135m-instruct")
     chosen = [WORKS[i] for i in arguments.work or range(len(WORKS))]
     rows = [compare(work, arguments, folder) for work in chosen]
     versions = {name: version(name) for name in ("torch", "transformers", "trl")}
     report = {"bench": "dpo", "device": arguments.device, "architecture": arguments.architecture or "smollm2-135m"}
-    report |= {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count(), "versions": versions}
+    report |= {"machine": machine(), "loops": native.library() is not None, "versions": versions}
     report |= {"batch_pairs": BATCH_PAIRS, "repeats": arguments.repeats, "rows": rows}
     report["speed_ratio"] = min(row["speed_ratio"] for row in rows)
+    if arguments.out:
+        write(arguments.out, report)
     sys.stdout.write(json.dumps(report) + "\n")
 
 
