@@ -63,7 +63,7 @@ def test_whole_clusters_are_drawn() -> None:
     rng = np.random.default_rng(3)
     effects = rng.normal(size=40)
     repeated = np.repeat(effects, 5)
-    prompts = np.repeat([f"p{i}" for i in range(40)], 5)
+    prompts = np.repeat([f"p{i:02}" for i in range(40)], 5)
     by_cluster = bootstrap_interval(np.mean, repeated, clusters=prompts, seed=1)
     assert by_cluster == pytest.approx(bootstrap_interval(np.mean, effects, seed=1), abs=1e-12)
     by_row = bootstrap_interval(np.mean, repeated)
