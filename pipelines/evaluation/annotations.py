@@ -68,10 +68,10 @@ def read_annotations(data: str, lengths: bool) -> list[Annotation]:
         idx = row.get("idx")
         if not isinstance(idx, (int, str)) or isinstance(idx, bool):
             raise Problem("idx", f"is {kind(idx)}; use the instruction's number or name")
-        if lengths and (row.get("len_baseline") is None or row.get("len_model") is None):
-            missing = "len_baseline" if row.get("len_baseline") is None else "len_model"
-            raise Problem(missing, "is missing; length control needs both lengths in characters")
         found = {name: _number(row, name) for name in ("preference", "len_baseline", "len_model")}
+        unmeasured = [name for name in ("len_baseline", "len_model") if found[name] is None]
+        if lengths and unmeasured:
+            raise Problem(unmeasured[0], "is missing; length control needs both lengths in characters")
         preference = found["preference"]
         try:
             share = None if preference is None else share_of(preference)

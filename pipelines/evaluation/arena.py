@@ -87,7 +87,7 @@ def battles_of(rows: list[Battle]) -> tuple[Battles, np.ndarray]:
     They are not centred: a swap of sides must negate a control. Raises ValueError for one that never varies.
     """
     used = [row for row in rows if row.share is not None and row.first != row.second]
-    controls = np.array([row.controls for row in used], dtype=float).reshape(len(used), -1)
+    controls = np.array([row.controls for row in used], dtype=float).reshape(len(used), len(rows[0].controls))
     scale = np.sqrt((controls**2).mean(0)) if len(used) else np.ones(controls.shape[1])
     if (scale == 0).any():
         raise ValueError(f"control {int(np.flatnonzero(scale == 0)[0]) + 1} is 0 in every battle; leave it out")
@@ -156,15 +156,16 @@ class Arena(Evaluation):
         rows = read_battles(data, settings)
         try:
             battles, scale = battles_of(rows)
-            _check(data, battles, settings)
-            found = fit(battles, settings.ridge)
-            prompts = [row.prompt for row in rows if row.share is not None and row.first != row.second]
-            clusters = prompts if prompts and all(prompt is not None for prompt in prompts) else None
-            drawn = resampled_fits(battles, found, clusters, settings.resamples, settings.seed)
         except ValueError as error:
-            if isinstance(error, InputError):
-                raise
             raise InputError(f"{data}: {error}") from error
+        _check(data, battles, settings)
+        try:
+            found = fit(battles, settings.ridge)
+        except ValueError as error:
+            raise InputError(f"{data}: {error}") from error
+        prompts = [row.prompt for row in rows if row.share is not None and row.first != row.second]
+        clusters = prompts if prompts and all(prompt is not None for prompt in prompts) else None
+        drawn = resampled_fits(battles, found, clusters, settings.resamples, settings.seed)
         return Result(
             evaluation="arena", data=name_of(data), data_hash=source_hash(data), rows=len(rows),
             **_estimates(battles, found, drawn, settings),

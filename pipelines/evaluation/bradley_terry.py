@@ -16,7 +16,7 @@ from pipelines.evaluation.intervals import resampled_counts
 from pipelines.steps.newton import maximise
 
 RIDGE = 0.01  # recipes of judgements use the same: it moves a well-fought strength by less than its third digit
-LARGEST_EFFECT = 50.0  # log-odds per unit of a control: beyond it the fit is running away
+LARGEST_EFFECT = 15.0  # log-odds per unit of a control: beyond it the fit is running away
 ELO = 400 / np.log(10)  # rating points per unit of strength: 400 points are odds of ten to one
 
 

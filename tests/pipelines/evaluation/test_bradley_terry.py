@@ -82,7 +82,7 @@ def test_an_undefeated_player_is_named_and_gets_a_finite_strength() -> None:
     battles = make_battles([("a", "b"), ("b", "a"), ("top", "a"), ("top", "b")] * 5, [1, 1, 1, 1] * 5)
     assert one_sided(battles) == ["top"]
     found = fit(battles)
-    assert found.ridge == RIDGE and 4 < found.strength[2] < 20
+    assert found.ridge == RIDGE and 2 < found.strength[2] < 20
     assert one_sided(make_battles([("a", "b")], [0.5])) == []
     assert one_sided(make_battles([("a", "b")] * 2, [1, 0], weight=[1, 0])) == ["b"]
 
@@ -100,9 +100,8 @@ def test_controls_that_cannot_be_told_apart_or_decide_everything_are_refused() -
     )
     with pytest.raises(ValueError, match="does not vary apart"):
         fit(twice)
-    side = np.tile([1.0, -1.0], 20)
-    decided = make_battles([("a", "b"), ("b", "a")] * 20, (side > 0).astype(float), controls=side[:, None])
-    with pytest.raises(ValueError, match=r"no finite value|does not vary"):
+    decided = make_battles([("a", "b"), ("b", "a")] * 20, np.ones(40), controls=np.ones((40, 1)))  # who is first wins
+    with pytest.raises(ValueError, match="no finite value"):
         fit(decided)
 
 

@@ -3,7 +3,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -32,6 +32,7 @@ def alpha_by_coincidences(gold: np.ndarray, given: np.ndarray, ordinal: bool) ->
     return 1 - (n - 1) * (o * delta).sum() / (np.outer(n_c, n_c) * delta).sum()
 
 
+@settings(deadline=None)
 @given(pairs)
 def test_statistics_are_those_of_other_libraries(rows: np.ndarray) -> None:
     from sklearn.metrics import balanced_accuracy_score, cohen_kappa_score
@@ -48,6 +49,7 @@ def test_statistics_are_those_of_other_libraries(rows: np.ndarray) -> None:
     assert of.kendall(gold, given_) == pytest.approx(stats.kendalltau(gold, given_).statistic)
 
 
+@settings(deadline=None)
 @given(pairs)
 def test_alpha_is_that_of_the_coincidence_matrix(rows: np.ndarray) -> None:
     gold, given_ = rows.T
@@ -58,12 +60,13 @@ def test_alpha_is_that_of_the_coincidence_matrix(rows: np.ndarray) -> None:
 
 def test_krippendorffs_examples() -> None:
     """Krippendorff 2011, sections A (binary, 0.095) and B (nominal, 0.692)."""
-    first, second = np.array([list("0100000000"), list("1110010000")])
+    first, second = np.array([list("0100000000"), list("1110010010")])
     assert of.krippendorff_nominal(first, second) == pytest.approx(0.095, abs=5e-4)
     one, other = np.array([list("aabbdcccedda"), list("babbbccceddd")])
     assert of.krippendorff_nominal(one, other) == pytest.approx(0.692, abs=5e-4)
 
 
+@settings(deadline=None)
 @given(st.lists(pairs.filter(lambda rows: len(rows) >= 5).map(lambda rows: rows[:5].T), min_size=1, max_size=4))
 def test_many_resamples_at_once_are_each_on_its_own(batch: list[np.ndarray]) -> None:
     gold, given_ = np.stack([rows[0] for rows in batch]), np.stack([rows[1] for rows in batch])

