@@ -89,11 +89,13 @@ def agreement(
     """Every statistic that fits, with its bootstrap interval.
 
     `columns` has gold and given [n] (codes or scores), and cluster [n] where items belong together. Rank statistics
-    need `ordered` values. Intervals of accuracy are Wilson's unless there are clusters.
+    need `ordered` values, and statistics of classes whole numbers: scores of 3.7 and 3.71 are no disagreement. Intervals
+    of accuracy are Wilson's unless there are clusters.
     """
     gold, given, clusters = columns["gold"], columns["given"], columns.get("cluster")
     estimates: dict[str, Estimate] = {}
-    for name, statistic in {**LABELS, **(ORDERED if ordered else {})}.items():
+    classes = not ordered or (not (gold % 1).any() and not (given % 1).any())
+    for name, statistic in {**(LABELS if classes else {}), **(ORDERED if ordered else {})}.items():
         value = float(statistic(gold, given)) if len(gold) > 1 else float("nan")
         if not np.isfinite(value):
             why = "needs two items" if len(gold) < 2 else "one of the two never varies"

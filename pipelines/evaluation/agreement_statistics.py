@@ -7,7 +7,6 @@ statistic is undefined (one class only, constant scores). Abstentions are left o
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import binomtest, kendalltau, rankdata
 
 from pipelines.evaluation.intervals import Interval, bootstrap_interval
 
@@ -55,7 +54,7 @@ def krippendorff_ordinal(gold: Any, given: Any, axis: int = -1) -> np.ndarray:
     difference of their mid-ranks among all values of both raters; so alpha is the interval alpha of these ranks.
     """
     gold, given = _pair(gold, given, axis)
-    ranks = rankdata(np.concatenate([gold, given], axis=-1), axis=-1)
+    ranks = _mid_ranks(np.concatenate([gold, given], axis=-1))
     n = gold.shape[-1]
     observed = _mean((ranks[..., :n] - ranks[..., n:]) ** 2)
     return 1 - _ratio(observed, 2 * ranks.var(axis=-1, ddof=1) if n else np.full(observed.shape, np.nan))
@@ -72,11 +71,13 @@ def pearson(gold: Any, given: Any, axis: int = -1) -> np.ndarray:
 def spearman(gold: Any, given: Any, axis: int = -1) -> np.ndarray:
     """Linear correlation of the mid-ranks."""
     gold, given = _pair(gold, given, axis)
-    return pearson(rankdata(gold, axis=-1), rankdata(given, axis=-1))
+    return pearson(_mid_ranks(gold), _mid_ranks(given))
 
 
 def kendall(gold: Any, given: Any) -> float:
     """Kendall's tau-b, which corrects for ties."""
+    from scipy.stats import kendalltau
+
     return float(kendalltau(gold, given).statistic)
 
 
@@ -107,6 +108,8 @@ def compare(
     The p-value is of the exact two-sided test (McNemar 1947): whether of the items that one judge alone has right,
     either has half. It takes items for independent; with `clusters` only the interval knows better.
     """
+    from scipy.stats import binomtest
+
     first, second = np.asarray(first_right, dtype=bool), np.asarray(second_right, dtype=bool)
     if not len(first):
         return Comparison(None, None, 0, 0, None)
@@ -119,6 +122,12 @@ def compare(
 
 def _pair(gold: Any, given: Any, axis: int) -> tuple[np.ndarray, np.ndarray]:
     return np.moveaxis(np.asarray(gold), axis, -1), np.moveaxis(np.asarray(given), axis, -1)
+
+
+def _mid_ranks(values: np.ndarray) -> np.ndarray:
+    from scipy.stats import rankdata  # takes half a second, which a list of evaluations should not cost
+
+    return rankdata(values, axis=-1)
 
 
 def _mean(values: np.ndarray) -> np.ndarray:

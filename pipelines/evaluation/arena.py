@@ -206,7 +206,7 @@ def _estimates(battles: Battles, found: Any, drawn: np.ndarray, settings: Settin
     estimates, table = {}, []
     for i in sorted(range(n), key=lambda i: -rating[i]):
         name = battles.players[i]
-        ends = interval(spread[:, i])
+        ends = None if i == anchor else interval(spread[:, i])
         estimates[name] = Estimate(
             value=float(rating[i]), interval=ends, level=settings.level, n=int(fought[i])
         )

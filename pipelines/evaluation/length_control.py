@@ -27,7 +27,7 @@ PULL = np.array([10.0, 50.0])
 PULL_OF_MODEL = 0.02 / 4  # the curvature of a hundredth of a win and of a loss
 DIFFICULTY_SD = 2.0  # of the normal prior of difficulties; those recovered have a standard deviation of about 1.5
 START = np.array([*PULL_TO, -1.5])
-BINDING = 1e5  # how hard published win rates bind: a tenth of a point weighs as much as a squared error of 0.1
+BINDING = 1e5  # how hard published win rates bind: missing one by a tenth of a point costs 0.05 nats
 ROUNDS, MOVED = 60, 1e-3  # of the joint fit: at most so many, until no difficulty moves by more
 
 

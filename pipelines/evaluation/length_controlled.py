@@ -179,13 +179,9 @@ class LengthControlled(Evaluation):
             how = _how(recovered, len(wanted), settings)
         if settings.save is not None:
             _save(settings.save, instructions, of_all)
-        estimates, table = _estimates(
+        estimates, tables = _estimates(
             [one for one in models if one.model in names], found, panel, instructions, fought, leaderboard, settings
         )
-        tables = {"models": table}
-        compared = [abs(row["error"]) for row in table if row.get("error") is not None]
-        if compared:
-            tables["against the leaderboard"] = [_summary(compared)]
         return Result(
             evaluation="length-controlled", data=name_of(data), data_hash=source_hash(data), rows=len(rows),
             estimates=estimates, abstentions=abstentions_of(rows), tables=tables,
@@ -239,10 +235,10 @@ def _save(path: str, instructions: np.ndarray, difficulty: np.ndarray) -> None:
 def _estimates(
     models: list[Annotations], found: dict[str, Fitted], panel: Panel, instructions: np.ndarray,
     fought: list[Annotations], leaderboard: dict[str, Entry], settings: Settings,
-) -> tuple[dict[str, Estimate], list[dict[str, Any]]]:
-    """Estimates, best first, and the table: beside each model what is published, and the error to it."""
+) -> tuple[dict[str, Estimate], dict[str, list[dict[str, Any]]]]:
+    """Estimates, best first, and tables: each model beside what is published, its effects, and how far all are off."""
     row_of = {one.model: row for row, one in enumerate(fought)}
-    entries = []
+    entries, own_effects, from_published = [], [], []
     for one in models:
         plain = win_rate(one.share)
         line: dict[str, Any] = {"model": one.model, "win_rate": plain.win_rate}
@@ -252,7 +248,7 @@ def _estimates(
                 value=50.0 if own else None, level=settings.level, n=plain.n,
                 why=None if own else "no row has a preference",
             )
-            entries.append((estimate, {**line, "length_controlled": estimate.value}))
+            entries.append((estimate, {**line, "controlled": estimate.value}))
             continue
         effects, difficulty = found[one.model]
         row, here = row_of[one.model], np.searchsorted(instructions, one.idx)
@@ -261,24 +257,35 @@ def _estimates(
         error = win_rate_error(panel.share[row, judged], panel.length[row, judged], difficulty[judged], effects)
         reach = None if error is None else -float(ndtri((1 - settings.level) / 2)) * error
         interval = None if reach is None else (max(0.0, value - reach), min(100.0, value + reach))
-        line |= {"length_controlled": value, "standard_error": error}
-        line |= dict(zip(("effect_length", "effect_difficulty", "effect_model"), map(float, effects), strict=True))
+        line["controlled"] = value
+        fitted = {"model": one.model, "standard_error": error}
+        fitted |= dict(zip(("effect_length", "effect_difficulty", "effect_model"), effects.tolist(), strict=True))
         entry = leaderboard.get(one.model)
         if entry is not None and entry.win_rate is not None:
-            line |= {"published": entry.win_rate, "error": value - entry.win_rate}
+            line |= {"published": entry.win_rate, "difference": value - entry.win_rate}
             if entry.effects is not None:
-                line["with_published_effects"] = length_controlled_win_rate(entry.effects, difficulty[here])
+                rate = length_controlled_win_rate(entry.effects, difficulty[here])
+                fitted["with_published_effects"] = rate
+                from_published.append(rate - entry.win_rate)
+        own_effects.append(fitted)
         entries.append((Estimate(value=value, interval=interval, level=settings.level, n=plain.n), line))
     entries.sort(key=lambda pair: -(pair[0].value or 0.0))
-    return {str(line["model"]): estimate for estimate, line in entries}, [line for _, line in entries]
+    lines = [line for _, line in entries]
+    tables = {"models": lines, "effects": own_effects}
+    from_own = [line["difference"] for line in lines if "difference" in line]
+    ways = {"own effects": from_own, "published effects": from_published}
+    summaries = [_summary(way, np.abs(differences)) for way, differences in ways.items() if differences]
+    if summaries:
+        tables["against the leaderboard"] = summaries
+    return {str(line["model"]): estimate for estimate, line in entries}, tables
 
 
-def _summary(errors: list[float]) -> dict[str, Any]:
-    """How far own fits are from what is published, in points."""
+def _summary(way: str, errors: np.ndarray) -> dict[str, Any]:
+    """How far win rates from these effects are from what is published, in points."""
     return {
-        "models": len(errors), "median_absolute_error": float(np.median(errors)),
-        "90th_percentile": float(np.quantile(errors, 0.9)), "largest": max(errors),
-        "within_2_points": float(np.mean(np.array(errors) <= 2)),
+        "win rates from": way, "models": len(errors), "median": float(np.median(errors)),
+        "90%": float(np.quantile(errors, 0.9)), "largest": float(errors.max()),
+        "within 2": float(np.mean(errors <= 2)),
     }
 
 

@@ -84,7 +84,8 @@ class WinRates(Evaluation):
         """Raises InputError."""
         rows = read_annotations(data, lengths=False)
         estimates: dict[str, Estimate] = {}
-        table: list[dict[str, Any]] = []
+        rates: list[dict[str, Any]] = []
+        counts: list[dict[str, Any]] = []
         models = by_model(rows)
         for one in models:
             found = win_rate(one.share)
@@ -97,13 +98,18 @@ class WinRates(Evaluation):
             )
             lengths = one.len_model[np.isfinite(one.len_model)]
             average = float(lengths.mean()) if len(lengths) else None
-            table.append({"model": one.model, **found._asdict(), "average_length": average})
-        table.sort(key=lambda row: -(row["win_rate"] or 0.0))
+            columns = found._asdict()
+            rates.append({
+                "model": one.model, "average_length": average, **{name: columns[name] for name in found._fields[:4]}
+            })
+            counts.append({"model": one.model, **{name: columns[name] for name in found._fields[4:]}})
+        best_first = sorted(range(len(rates)), key=lambda row: -(rates[row]["win_rate"] or 0.0))
         against = ", ".join(sorted({one.baseline for one in models}))
         return Result(
             evaluation="win-rate", data=name_of(data), data_hash=source_hash(data), rows=len(rows),
             estimates=dict(sorted(estimates.items(), key=lambda item: -(item[1].value or 0.0))),
-            abstentions=abstentions_of(rows), tables={"models": table},
+            abstentions=abstentions_of(rows), 
+            tables={"rates": [rates[row] for row in best_first], "counts": [counts[row] for row in best_first]},
             notes=[
                 f"percent, against {against}; intervals are over instructions, of one recorded annotation each",
                 "longer responses win more often with most judges: `length-controlled` takes that out",

@@ -17,7 +17,7 @@ def mean_of_rows(values, others):
 @given(st.lists(st.floats(-100, 100), min_size=2, max_size=30), st.sampled_from([0.5, 0.9, 0.95]))
 def test_the_interval_of_a_mean_is_students(values: list[float], level: float) -> None:
     expected = stats.t.interval(level, len(values) - 1, np.mean(values), np.std(values, ddof=1) / np.sqrt(len(values)))
-    if np.std(values) > 0:
+    if np.std(values) > 1e-6:  # scipy gives nothing where rounding makes it 0
         assert mean_interval(values, level) == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 

@@ -54,11 +54,12 @@ def test_a_file_is_evaluated_model_by_model_and_an_abstention_is_no_loss(tmp_pat
     assert {name: (e.value, e.n) for name, e in result.estimates.items()} == {"m": (50, 3), "n": (50, 1)}
     assert result.estimates["n"].interval is None
     assert result.abstentions == {"missing": 1} and result.rows == 5 and result.data_hash
-    assert result.tables["models"][0] == pytest.approx({
-        "model": "m", "win_rate": 50, "standard_error": 100 / np.sqrt(12), "discrete_win_rate": 50,
-        "discrete_standard_error": 100 / np.sqrt(12), "n": 3, "wins": 1, "losses": 1, "ties": 1, "abstentions": 1,
-        "average_length": 20,
+    assert result.tables["rates"][0] == pytest.approx({
+        "model": "m", "average_length": 20, "win_rate": 50, "standard_error": 100 / np.sqrt(12),
+        "discrete_win_rate": 50, "discrete_standard_error": 100 / np.sqrt(12),
     })
+    counts = {"n": 3, "wins": 1, "losses": 1, "ties": 1, "abstentions": 1}
+    assert result.tables["counts"][0] == {"model": "m", **counts}
 
 
 @pytest.mark.parametrize(
@@ -84,18 +85,19 @@ def test_alpaca_eval_2_published_numbers(shared_data) -> None:
         row["model"]: row
         for row in map(json.loads, (shared_data / "alpaca_eval" / "leaderboard_ae2.jsonl").read_text().splitlines())
     }
-    known = [row for row in result.tables["models"] if row["model"] in published]
-    assert len(result.tables["models"]) == 50 and len(known) == 49  # text_davinci_003 is on no leaderboard
+    known = [row for row in result.tables["rates"] if row["model"] in published]
+    counted = {row["model"]: row["n"] for row in result.tables["counts"]}
+    assert len(result.tables["rates"]) == 50 and len(known) == 49  # text_davinci_003 is on no leaderboard
     for row in known:
         there = published[row["model"]]
         for name in ("win_rate", "standard_error", "discrete_win_rate"):
             assert row[name] == pytest.approx(there[name], abs=0.01), (row["model"], name)
-        assert row["n"] == there["n_total"]
+        assert counted[row["model"]] == there["n_total"]
         # theirs counts instructions without a judgement too, and is cut to a whole number
         assert row["average_length"] == pytest.approx(there["avg_length"], abs=2.1), row["model"]
 
 
 def test_alpaca_eval_1_has_draws_of_two_kinds(shared_data) -> None:
     result = evaluate(WinRates, str(shared_data / "alpaca_eval" / "annotations_ae1.parquet"))
-    assert sum(row["ties"] for row in result.tables["models"]) == 167 + 27
+    assert sum(row["ties"] for row in result.tables["counts"]) == 167 + 27
     assert result.rows == 40996 and len(result.estimates) == 51
