@@ -89,8 +89,8 @@ def agreement(
     """Every statistic that fits, with its bootstrap interval.
 
     `columns` has gold and given [n] (codes or scores), and cluster [n] where items belong together. Rank statistics
-    need `ordered` values, and statistics of classes whole numbers: scores of 3.7 and 3.71 are no disagreement. Intervals
-    of accuracy are Wilson's unless there are clusters.
+    need `ordered` values, and statistics of classes whole numbers: of scores, 3.7 and 3.71 are no disagreement.
+    Intervals of accuracy are Wilson's unless there are clusters.
     """
     gold, given, clusters = columns["gold"], columns["given"], columns.get("cluster")
     estimates: dict[str, Estimate] = {}

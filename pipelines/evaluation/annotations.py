@@ -55,6 +55,24 @@ def share_of(preference: float) -> float:
     return preference - 1
 
 
+def recorded_share(row: dict[str, Any]) -> float | None:
+    """The model's part of the win from a row's `preference`, None where there is none; raises Problem."""
+    preference = _number(row, "preference")
+    try:
+        return None if preference is None else share_of(preference)
+    except ValueError as error:
+        raise Problem("preference", str(error)) from None
+
+
+def instruction_of(idx: Any) -> str:
+    """An instruction's number or name as text; raises Problem. 3.0, as some writers of Parquet leave it, is 3."""
+    if isinstance(idx, float) and idx.is_integer():
+        return str(int(idx))
+    if not isinstance(idx, (int, str)) or isinstance(idx, bool):
+        raise Problem("idx", f"is {kind(idx)}; use the instruction's number or name")
+    return str(idx)
+
+
 def read_annotations(data: str, lengths: bool) -> list[Annotation]:
     """The rows of an annotation file; `lengths` says whether the two lengths are needed.
 
@@ -65,20 +83,14 @@ def read_annotations(data: str, lengths: bool) -> list[Annotation]:
         for name in ("baseline", "model"):
             if not isinstance(row.get(name), str):
                 raise Problem(name, f"is {kind(row.get(name))}; use a name. The row has {', '.join(sorted(row))}")
-        idx = row.get("idx")
-        if not isinstance(idx, (int, str)) or isinstance(idx, bool):
-            raise Problem("idx", f"is {kind(idx)}; use the instruction's number or name")
-        found = {name: _number(row, name) for name in ("preference", "len_baseline", "len_model")}
+        idx = instruction_of(row.get("idx"))
+        found = {name: _number(row, name) for name in ("len_baseline", "len_model")}
         unmeasured = [name for name in ("len_baseline", "len_model") if found[name] is None]
         if lengths and unmeasured:
             raise Problem(unmeasured[0], "is missing; length control needs both lengths in characters")
-        preference = found["preference"]
-        try:
-            share = None if preference is None else share_of(preference)
-        except ValueError as error:
-            raise Problem("preference", str(error)) from None
+        share = recorded_share(row)
         return Annotation(
-            where, str(idx), row["baseline"], row["model"], share, found["len_baseline"], found["len_model"]
+            where, idx, row["baseline"], row["model"], share, found["len_baseline"], found["len_model"]
         )
 
     rows = read_rows(data, convert)[0]

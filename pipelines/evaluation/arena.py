@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from pipelines.config import ConfigError
-from pipelines.evaluation.annotations import share_of
+from pipelines.evaluation.annotations import recorded_share
 from pipelines.evaluation.base import Estimate, Evaluation, Result
 from pipelines.evaluation.bradley_terry import (
     Battles,
@@ -71,7 +71,8 @@ def read_battles(data: str, settings: Settings) -> list[Battle]:
         for name in names:
             if not isinstance(row.get(name), str):
                 raise Problem(name, f"is {kind(row.get(name))}; use a name. The row has {', '.join(sorted(row))}")
-        share = _preference(row) if recorded else _winner(row)
+        won = recorded_share(row) if recorded else _winner(row)
+        share = 1 - won if recorded and won is not None else won  # the baseline is listed first
         weight = _number(row, "weight") if "weight" in row else 1.0
         if weight < 0:
             raise Problem("weight", f"is {weight:g}; a weight is 0 or more")
@@ -107,17 +108,6 @@ def _winner(row: dict[str, Any]) -> float | None:
     return SHARES[str(winner).strip().lower()]
 
 
-def _preference(row: dict[str, Any]) -> float | None:
-    """The baseline's part of the win, as it is listed first."""
-    if row.get("preference") is None:
-        return None
-    value = _number(row, "preference")
-    try:
-        return None if math.isnan(value) else 1 - share_of(value)
-    except ValueError as error:
-        raise Problem("preference", str(error)) from None
-
-
 def _control(row: dict[str, Any], name: str) -> float:
     sides = [side if side in row else LENGTHS.get(side, side) for side in (f"{name}_a", f"{name}_b")]
     if all(side in row for side in sides):
@@ -132,8 +122,8 @@ def _control(row: dict[str, Any], name: str) -> float:
 
 def _number(row: dict[str, Any], name: str) -> float:
     value = row.get(name)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise Problem(name, f"is {kind(value)}; use a number")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise Problem(name, f"is {'not finite' if isinstance(value, float) else kind(value)}; use a number")
     return float(value)
 
 

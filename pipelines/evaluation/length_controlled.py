@@ -10,7 +10,7 @@ from pydantic import Field
 from scipy.special import ndtri
 
 from pipelines.config import ConfigError
-from pipelines.evaluation.annotations import Annotations, abstentions_of, by_model, read_annotations
+from pipelines.evaluation.annotations import Annotations, abstentions_of, by_model, instruction_of, read_annotations
 from pipelines.evaluation.base import Estimate, Evaluation, Result
 from pipelines.evaluation.data import name_of, read_columns
 from pipelines.evaluation.length_control import (
@@ -66,7 +66,8 @@ def read_leaderboard(path: str) -> dict[str, Entry]:
     for row in read_columns(path, {"model": "text"}, optional):
         known = [row[name] for name in EFFECTS if name in row and np.isfinite(row[name])]
         effects = np.array(known) if len(known) == len(EFFECTS) else None
-        entries[row["model"]] = Entry(row.get("length_controlled_winrate"), effects)
+        rate = row.get("length_controlled_winrate")
+        entries[row["model"]] = Entry(rate if rate is not None and np.isfinite(rate) else None, effects)
     return entries
 
 
@@ -86,12 +87,11 @@ def read_difficulties(path: str) -> dict[str, float]:
             raise InputError(f"{path}: a difficulty is no number ({error})") from error
 
     def convert(row: dict[str, Any], where: str) -> tuple[str, float]:
-        idx, value = row.get("idx", row.get("index")), row.get("difficulty", row.get("instruction_difficulty"))
-        if not isinstance(idx, (int, str)) or isinstance(idx, bool):
-            raise Problem("idx", f"is {kind(idx)}; use the instruction's number or name")
+        idx = instruction_of(row.get("idx", row.get("index")))
+        value = row.get("difficulty", row.get("instruction_difficulty"))
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not np.isfinite(value):
             raise Problem("difficulty", f"is {kind(value)}; use a number")
-        return str(idx), float(value)
+        return idx, float(value)
 
     return dict(read_rows(path, convert)[0])
 
