@@ -7,7 +7,12 @@ from pipelines.config import ConfigError
 from pipelines.evaluation.base import Evaluation
 
 # name: the module that has its class as `EVALUATION`; imported only when asked for
-EVALUATIONS: dict[str, str] = {}
+EVALUATIONS: dict[str, str] = {
+    "agreement": "agreement",
+    "arena": "arena",
+    "length-controlled": "length_controlled",
+    "win-rate": "win_rate",
+}
 
 
 def get_evaluation(name: str) -> type[Evaluation]:

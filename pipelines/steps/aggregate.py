@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pipelines.steps.newton import maximise
+
 
 class Battle(NamedTuple):
     """One comparison: `first` was shown first. `result` is 1 when it won, -1 when `second` won, 0 for a tie."""
@@ -73,21 +75,14 @@ def elo(B: np.ndarray, l2: float = 0.01, tolerance: float = 1e-12) -> list[float
     if l2 <= 0:
         raise ValueError("l2 must be positive: without it an item that never loses has no finite score")
     B = np.asarray(B, dtype=np.float64)
-    e = np.zeros(len(B))
-    best = _objective(B, e, l2)
-    for _ in range(100):
+
+    def derivatives(e: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         lose = 1 / (1 + np.exp(e[:, None] - e[None, :]))  # sigmoid(e_n - e_m)
-        gradient = (B * lose).sum(1) - (B * lose).sum(0) - 2 * l2 * e
-        if np.abs(gradient).max(initial=0.0) < tolerance * max(1.0, B.sum()):
-            break
         curvature = (B + B.T) * lose * (1 - lose)
-        hessian = np.diag(curvature.sum(1) + 2 * l2) - curvature
-        step = np.linalg.solve(hessian, gradient)
-        scale, noise = 1.0, 1e-12 * (1 + abs(best))  # of the objective's rounding; without it the last steps stall
-        while scale > 1e-9 and _objective(B, e + scale * step, l2) < best - noise:
-            scale /= 2
-        e = e + scale * step
-        best = _objective(B, e, l2)
+        gradient = (B * lose).sum(1) - (B * lose).sum(0) - 2 * l2 * e
+        return gradient, np.diag(curvature.sum(1) + 2 * l2) - curvature
+
+    e = maximise(lambda e: _objective(B, e, l2), derivatives, np.zeros(len(B)), tolerance * max(1.0, B.sum()))
     e = e - e.mean() if len(e) else e
     return [round(float(score), 9) + 0.0 for score in e]
 
