@@ -7,7 +7,13 @@ from pipelines.config import ConfigError
 from pipelines.evaluation.base import Evaluation
 
 # name: the module that has its class as `EVALUATION`; imported only when asked for
-EVALUATIONS: dict[str, str] = {}
+EVALUATIONS: dict[str, str] = {
+    "calibration": "calibration",
+    "ppi": "ppi",
+    "ppi-plan": "ppi_plan",
+    "selective-generation": "selective_generation",
+    "uncertainty-boundary": "uncertainty_boundary",
+}
 
 
 def get_evaluation(name: str) -> type[Evaluation]:
