@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from pipelines.config import ConfigError
@@ -76,3 +77,15 @@ def test_a_scale_without_width_is_refused(run):
         run([1], [True], "low=2")
     with pytest.raises(InputError, match="no row has a score"):
         run([None], [True])
+
+
+def test_self_consistency_on_real_solutions(shared_data, run):
+    """The share of three other models with the same answer, as a score of 1,600 GSM8K solutions."""
+    table = pd.read_parquet(shared_data / "gsm8k" / "model_solutions.parquet")
+    answers = table["solution"].str.rpartition("A: ")[2].str.strip()
+    same = answers.groupby([table["id"], answers]).transform("size")
+    result = run((same - 1) / 3, table["is_correct"], "bins=4")
+    assert result.estimates["accuracy"].value == 0.3825
+    assert result.estimates["calibration_auc"].value == pytest.approx(0.8762, abs=1e-4)
+    assert [row["n"] for row in result.tables["reliability"]] == [895, 292, 201, 212]
+    assert result.tables["gate"][0]["items"] == 212 and "accept scores from 1:" in result.notes[-1]
