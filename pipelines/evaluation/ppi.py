@@ -111,7 +111,9 @@ def read_items(data: str) -> Items:
     scores = np.array([fill if row[0] is None else row[0] for row in rows])
     labelled = np.array([row[1] is not None for row in rows])
     low = -1.0 if paired else 0.0
-    shares = bool(np.isin(gold, (low, low / 2, 0.0, 0.5, 1.0)).all())
+    # one value alone, 1 on a scale of 1 to 5 say, is a share only if the judge's scores are shares too
+    clear = len(set(gold)) > 1 or (low <= scores.min() and scores.max() <= 1)
+    shares = clear and bool(np.isin(gold, (low, low / 2, 0.0, 0.5, 1.0)).all())
     return Items(
         gold, scores[labelled], scores[~labelled], len(rows) - len(known), (low, 1.0) if shares else None, paired
     )

@@ -81,7 +81,7 @@ class Question:
     failed: str | None = None
 
     def right(self, index: int) -> bool:
-        """Whether candidate `index` is right: as flagged, or as it says the gold answer."""
+        """Whether candidate `index` is right: as the row says, or, where sampled, as it gives the gold answer."""
         if self.correct is not None:
             return self.correct[index]
         text = self.candidates[index]
@@ -134,10 +134,14 @@ def read_questions(data: str, settings: Settings, asked: bool) -> list[Question]
             raise Problem("correct", f"has {len(correct)} flags for {len(candidates)} candidates")
         if correct is None and not isinstance(row.get("gold"), str):
             raise Problem("gold", "is missing; give the right answer, or `candidates` with `correct`")
+        if correct is None and candidates:
+            correct = [text.strip() == row["gold"].strip() for text in candidates]
+            if not any(correct):
+                raise Problem("gold", "is none of the candidates; flag those that are right in `correct`")
         if len(candidates) > len(LETTERS) - 1:
             raise Problem("candidates", f"has {len(candidates)}; {len(LETTERS) - 1} have letters")
         question = Question(
-            check_text(row.get("prompt"), "prompt"), candidates, [bool(c) for c in correct] if correct else None,
+            check_text(row.get("prompt"), "prompt"), candidates, [bool(flag) for flag in correct] if correct else None,
             row.get("gold"), _tops(row, "letter_logprobs"), _tops(row, "verdict_logprobs"),
         )
         if not asked and not (candidates and question.letters and len(question.verdicts) == len(candidates)):

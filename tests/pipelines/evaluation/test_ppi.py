@@ -70,6 +70,14 @@ def test_verdicts_win_ties_and_lose(write):
     assert items.rest.tolist() == [0.5, 0.5] and items.scale == (0, 1) and not items.paired
 
 
+def test_labels_are_shares_only_where_that_is_clear(write):
+    ones = [{"score": 1 + i % 5, "gold": 1} for i in range(5)] + [{"score": 3}] * 3
+    assert read_items(write(ones)).scale is None  # the lowest of 1 to 5, as it seems
+    assert any("say nothing" in note for note in run("ppi", write(ones)).notes)
+    assert read_items(write([{**row, "score": row["score"] / 5} for row in ones])).scale == (0, 1)
+    assert read_items(write([*ones, {"score": 2, "gold": 0}])).scale == (0, 1)
+
+
 def test_an_unreadable_score_leaves_the_question_as_it_is(write):
     rows = judged(400, 100, 0.7, 0.9, 0.8)
     full = read_items(write(rows))
