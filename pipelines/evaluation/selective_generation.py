@@ -132,7 +132,7 @@ def read_questions(data: str, settings: Settings, asked: bool) -> list[Question]
             raise Problem("correct", f"is {kind(correct)}; use a list of true or false")
         if correct is not None and len(correct) != len(candidates):
             raise Problem("correct", f"has {len(correct)} flags for {len(candidates)} candidates")
-        if correct is None and not isinstance(row.get("gold"), str):
+        if not correct and not isinstance(row.get("gold"), str):
             raise Problem("gold", "is missing; give the right answer, or `candidates` with `correct`")
         if correct is None and candidates:
             correct = [text.strip() == row["gold"].strip() for text in candidates]

@@ -152,6 +152,7 @@ def test_recorded_tokens_need_nobody(ask):
     [
         ({"candidates": ["a"], "gold": "a"}, "prompt: is missing"),
         ({"prompt": "q", "candidates": ["a", "b"]}, "gold: is missing"),
+        ({"prompt": "q", "correct": []}, "gold: is missing"),
         ({"prompt": "q", "candidates": ["4 m", "4"], "gold": "4 cm"}, "gold: is none of the candidates"),
         ({"prompt": "q", "candidates": ["a", "b"], "correct": [True]}, "correct: has 1 flags for 2 candidates"),
         ({"prompt": "q", "candidates": ["a", "a"], "correct": [True, False]}, "candidates: has one text twice"),
