@@ -4,7 +4,7 @@ All return (low, high) with two-sided coverage `level`, or None where the data l
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,6 +73,17 @@ def bootstrap_interval(
         return None
     low, high = np.quantile(found, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def resampled_counts(
+    n: int, clusters: Sequence[Any] | np.ndarray | None = None, resamples: int = 2000, seed: int = 0
+) -> Iterator[np.ndarray]:
+    """How often each of `n` rows, or its whole cluster, is in a resample: counts [n], for fits that weigh rows."""
+    rng = np.random.default_rng(seed)
+    cluster_of = np.arange(n) if clusters is None else np.unique(np.asarray(clusters), return_inverse=True)[1]
+    size = int(cluster_of.max(initial=-1)) + 1
+    for _ in range(resamples):
+        yield np.bincount(rng.integers(size, size=size), minlength=size)[cluster_of]
 
 
 def _drawn_rows(n: int, clusters: Any, resamples: int, rng: np.random.Generator) -> Any:
