@@ -3,7 +3,6 @@
 The same contract as in actors/verdicts.py, pure and linear too.
 """
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from actors.verdicts import (
     quotations,
     skip,
 )
+from actors.weighed_verdicts import read_logps
 
 _DECISION = re.compile(
     START + r"final[*_ \t]{1,4}decision[*_ \t]{0,4}(?:is" + END + r"[ \t]*[:：]?|[:：=])", re.I  # noqa: RUF001
@@ -122,18 +122,10 @@ def parse_digits(text: str, truncated: bool = False) -> Reading[float]:
 
     `truncated` says nothing here: the one token that was asked for always reaches the limit.
     """
-    try:
-        found = json.loads(text, parse_int=float)
-    except (ValueError, RecursionError):
-        return Reading(None, "missing")
-    if not isinstance(found, dict):
-        return Reading(None, "missing")
-    logps = {d: found[d] for d in "0123456789" if found.get(d) is not None}
-    if not all(isinstance(logp, float) and not math.isnan(logp) for logp in logps.values()):
-        return Reading(None, "missing")
-    if any(logp > 1e-6 for logp in logps.values()):
-        return Reading(None, "out_of_range")  # no log-probability
-    value = expected_digit(logps)
+    logps = read_logps(text, "0123456789")
+    if logps.value is None:
+        return Reading(None, logps.status)
+    value = expected_digit(logps.value)
     return Reading(None, "missing") if value is None else Reading(value, "ok")
 
 

@@ -69,6 +69,14 @@ class Speaker:
         said = {choice: math.log(weight) if weight else None for choice, weight in weights.items()}
         return Completion(0, json.dumps(said), [], "stop", None, made_by)
 
+    async def score(self, messages: list[Message], replies: Sequence[str], version: str) -> list[list[float]]:
+        """Log-probabilities of the tokens of each reply and of the one that ends it; raises as `reply` does."""
+        prompt_ids = self.chat.render(messages)
+        turns = [self.chat.turn(reply) for reply in replies]
+        self._room(prompt_ids, max(map(len, turns), default=0) - 1)
+        scores, _ = await self.client.score(prompt_ids, turns, version)
+        return scores
+
     async def _conclude(
         self, prompt_ids: list[int], draft: Completion, sampling: Sampling, request_id: str, form: VerdictForm
     ) -> Completion:

@@ -10,7 +10,12 @@ from pipelines.evaluation.base import Evaluation
 EVALUATIONS: dict[str, str] = {
     "agreement": "agreement",
     "arena": "arena",
+    "calibration": "calibration",
     "length-controlled": "length_controlled",
+    "ppi": "ppi",
+    "ppi-plan": "ppi_plan",
+    "selective-generation": "selective_generation",
+    "uncertainty-boundary": "uncertainty_boundary",
     "win-rate": "win_rate",
 }
 

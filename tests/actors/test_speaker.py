@@ -213,3 +213,17 @@ async def test_a_prompt_without_room_for_a_digit_is_refused(chat):
         await Speaker(client, chat, length).weigh(MESSAGES, DIGITS.choices, "v4")
     assert client.calls == []
     await Speaker(client, chat, length + 1).weigh(MESSAGES, DIGITS.choices, "v4")
+
+
+async def test_replies_are_scored_with_the_token_that_ends_them(chat):
+    class Scoring(PoolClient):
+        async def score(self, prompt_ids: Any, responses: Any, version: str | None = None) -> Any:
+            assert prompt_ids == chat.render(MESSAGES) and version == "v3"
+            assert responses == [[*chat.encode("4"), END], [*chat.encode("It is 4."), END]]
+            return [[-1.0] * len(response) for response in responses], version
+
+    speaker = Speaker(Scoring("run", "actor"), chat, 4096)
+    found = await speaker.score(MESSAGES, ["4", "It is 4."], "v3")
+    assert [len(logps) for logps in found] == [2, len(chat.encode("It is 4.")) + 1]
+    with pytest.raises(PromptTooLong):
+        await Speaker(Scoring("run", "actor"), chat, 20).score(MESSAGES, ["4", "word " * 30], "v3")
