@@ -7,7 +7,12 @@ from pipelines.config import ConfigError
 from pipelines.evaluation.base import Evaluation
 
 # name: the module that has its class as `EVALUATION`; imported only when asked for
-EVALUATIONS: dict[str, str] = {}
+EVALUATIONS: dict[str, str] = {
+    "autocalibrate": "autocalibrate",
+    "llmcrit": "llmcrit",
+    "metacritique": "metacritique",
+    "qualeval": "qualeval",
+}
 
 
 def get_evaluation(name: str) -> type[Evaluation]:
