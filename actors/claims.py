@@ -20,16 +20,18 @@ _AND_OTHER = re.compile(
     r"(?:(?:that[ \t]+)?(?:the[ \t]+)?claim[ \t]+is[ \t]+)?[*_\"'`“‘]{0,3}(?:true|false)" + END,  # noqa: RUF001
     re.I,
 )
-_IN_PART = re.compile(r"[*_\"'`”’ \t,]{0,6}(?:only|if|unless|in[ \t]+part|to[ \t]+(?:some|a|an)|for[ \t]+the[ \t]+most)\b",  # noqa: RUF001
-                      re.I)
+_IN_PART = re.compile(
+    r"[*_\"'`”’ \t,]{0,6}(?:only|if|unless|in[ \t]+part|to[ \t]+(?:some|an?)|for[ \t]+the[ \t]+most)\b", re.I  # noqa: RUF001
+)
 _THE = r"(?:that[ \t]+)?(?:(?:the|this|each|every|a|my)[ \t]+)?[\"“'*_`]{0,3}$"
 _ASKED = re.compile(rf"\b(?:whether|if|unless|until|assuming|suppose|supposing|provided)[ \t]+{_THE}", re.I)
 _DENIED = re.compile(
     rf"(?:\bnot|n['’]t|\bnever)[ \t]+(?:think|believe|say|claim|agree|accept|mean|the[ \t]+case|clear|certain|sure|"  # noqa: RUF001
     rf"evident|obvious)[ \t]+{_THE}", re.I
 )
-_OTHER_BEFORE = re.compile(rf"(?:true|false)[*_\"'`”’)\]>]{{0,3}}[ \t]{{0,3}}(?:[/|,]|,?[ \t]{{0,3}}(?:or|and))[ \t]*{_THE}",  # noqa: RUF001
-                           re.I)
+_OTHER_BEFORE = re.compile(
+    rf"(?:true|false)[*_\"'`”’)\]>]{{0,3}}[ \t]{{0,3}}(?:[/|,]|,?[ \t]{{0,3}}(?:or|and))[ \t]*{_THE}", re.I  # noqa: RUF001
+)
 BEFORE = 60  # characters before an anchor that can turn its verdict
 
 _LEAD = re.compile(

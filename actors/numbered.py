@@ -18,8 +18,9 @@ _MARK = re.compile(
     r"(?P<mark>not[ \t]+(?:violated|satisfied|applicable)|violated|satisfied|n/a)" + END, re.I
 )
 _LATER = re.compile(r"^[-*• \t]*[*_]{0,2}verdict[*_]{0,2}[ \t]*[:：]", re.I | re.M)  # noqa: RUF001
-_AND_OTHER = re.compile(r"[*_\"'`)\]> \t]{0,6}(?:[/|,]|(?:or|and)\b)[*_\"'`<\[( \t]{0,6}(?:not[ \t]+)?(?:violated|satisfied)",
-                        re.I)
+_AND_OTHER = re.compile(
+    r"[*_\"'`)\]> \t]{0,6}(?:[/|,]|(?:or|and)\b)[*_\"'`<\[( \t]{0,6}(?:not[ \t]+)?(?:violated|satisfied)", re.I
+)
 _MARKS = {
     "violated": "violated", "not satisfied": "violated", "satisfied": "satisfied", "not violated": "satisfied",
     "not applicable": "not applicable", "n/a": "not applicable",
@@ -51,8 +52,9 @@ def numbered_items(text: str) -> list[Item]:
     starts = [m for m in _ITEM.finditer(text) if not quoted(m.start("number"), m.end("number"))]
     starts = [m for m in starts if len(m["indent"]) <= len(starts[0]["indent"])]
     found = []
-    for start, following in zip(starts, [*starts[1:], None], strict=True):
-        body = text[start.end("number") + 1 : following.start() if following else len(text)].lstrip(".):*_ \t")
+    ends = [*(m.start() for m in starts[1:]), len(text)][: len(starts)]
+    for start, end in zip(starts, ends, strict=True):
+        body = text[start.end("number") + 1 : end].lstrip(".):*_ \t")
         body = f"**{body}" if start[0].lstrip(" \t0123456789.):").startswith("**") else body
         named = _BOLD.match(body) or _PLAIN.match(body)
         name = named["name"].strip(" \t:：*_") if named else None  # noqa: RUF001

@@ -8,7 +8,6 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import yaml
@@ -17,6 +16,7 @@ from pydantic import Field, ValidationError, model_validator
 from actors.numbered import Drafted, same_name
 from actors.verdicts import Reading
 from pipelines.config import ConfigError, explain, read_yaml
+from pipelines.evaluation.data import read_text, write_text
 from pipelines.steps.new_prompts import words
 from pipelines.steps.rows import InputError
 from pipelines.strict import Strict
@@ -145,9 +145,7 @@ def drafted_aspects(drafts: Iterable[tuple[str, Sequence[Drafted]]]) -> list[Asp
 def read_criteria(path: str) -> Criteria:
     """A criteria file, YAML or JSON; raises InputError that names the field."""
     try:
-        return Criteria.model_validate(read_yaml(Path(path).read_text(encoding="utf-8"), path))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); draft one from a guideline document") from None
+        return Criteria.model_validate(read_yaml(read_text(path), path))
     except ConfigError as error:
         raise InputError(str(error)) from None
     except ValidationError as error:
@@ -160,7 +158,7 @@ def write_criteria(path: str, criteria: Criteria) -> None:
     text = json.dumps(data, indent=2, ensure_ascii=False) + "\n" if path.endswith(".json") else yaml.safe_dump(
         data, sort_keys=False, allow_unicode=True, width=120
     )
-    Path(path).write_text(text, encoding="utf-8")
+    write_text(path, text)
 
 
 def feedback_layer(answers: Sequence[bool | None]) -> Reading[int]:
@@ -179,7 +177,7 @@ def feedback_layer(answers: Sequence[bool | None]) -> Reading[int]:
 
 
 def copied_share(text: str, sources: Iterable[str], n: int = 5) -> float | None:
-    """Share of the word n-grams of `text` that stand in one of `sources`; None for a text of fewer than n words (R7.8)."""
+    """Share of the word n-grams of `text` that stand in one of `sources` (R7.8); None for fewer than n words."""
     mine = _ngrams(text, n)
     theirs = {gram for source in sources for gram in _ngrams(source, n)}
     return sum(gram in theirs for gram in mine) / len(mine) if mine else None
@@ -213,14 +211,15 @@ def marked(item: int, violated: set[str], marks: Mapping[str, tuple[str | None, 
 
 
 def rates(found: Sequence[Marked]) -> dict[str, Any]:
-    """Recall (planted violations that are marked), false alarms (marks on the others), and both of what was assessed."""
+    """Recall (planted violations that are marked) and false alarms (marks on the others); both of what was assessed."""
 
     def share(of: list[Marked]) -> float | None:
         return sum(m.marked for m in of) / len(of) if of else None
 
     planted, others = [m for m in found if m.planted], [m for m in found if not m.planted]
     return {
-        "planted": len(planted), "recall": share(planted), "recall of assessed": share([m for m in planted if m.assessed]),
+        "planted": len(planted), "recall": share(planted),
+        "recall of assessed": share([m for m in planted if m.assessed]),
         "others": len(others), "false alarms": share(others),
         "false alarms of assessed": share([m for m in others if m.assessed]),
         "assessed": sum(m.assessed for m in found) / len(found) if found else None,

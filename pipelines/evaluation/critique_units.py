@@ -103,13 +103,14 @@ def critic_table(scores: Mapping[str, Sequence[CritiqueScore]]) -> list[dict[str
 
     Equal means share the better rank; critics without any F1 come last, without a rank.
     """
-    rows = [
-        {"critic": critic, "n": len(found), "undefined": sum(s.f1 is None for s in found), **means(found)}
-        for critic, found in scores.items()
-    ]
-    rows.sort(key=lambda row: (row["f1"] is None, -(row["f1"] or 0.0), row["critic"]))
-    better = [row["f1"] for row in rows]
-    return [{"rank": None if row["f1"] is None else better.index(row["f1"]) + 1, **row} for row in rows]
+    found = [(critic, list(own), means(own)) for critic, own in scores.items()]
+    found.sort(key=lambda row: (row[2]["f1"] is None, -(row[2]["f1"] or 0.0), row[0]))
+    f1s = [mean["f1"] for _, _, mean in found]
+    return [
+        {"rank": None if mean["f1"] is None else f1s.index(mean["f1"]) + 1, "critic": critic, "n": len(own),
+         "undefined": sum(s.f1 is None for s in own), **mean}
+        for critic, own, mean in found
+    ]  # fmt: skip
 
 
 def correlations(x: Sequence[float], y: Sequence[float]) -> dict[str, float | None]:

@@ -1,10 +1,12 @@
 """Rows of an evaluation's data file, checked before anybody is asked."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from pipelines.steps.rows import Problem, kind, read_rows
+from pipelines.steps.rows import InputError, Problem, kind, read_rows
+
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -50,6 +52,24 @@ def read_columns(
         return found
 
     return read_rows(data, convert, limit)[0]
+
+
+def read_text(path: str) -> str:
+    """The text of a file; raises InputError."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as text ({error})") from None
+
+
+def write_text(path: str, text: str) -> None:
+    """Write a file that the next command reads."""
+    Path(path).write_text(text, encoding="utf-8")
+
+
+def write_rows(path: str, rows: Iterable[dict[str, Any]]) -> None:
+    """Write JSONL, one object a line."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def name_of(data: str) -> str:

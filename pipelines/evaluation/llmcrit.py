@@ -5,11 +5,10 @@ without criteria and with them, one aspect at a time.
 """
 
 import asyncio
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from os.path import exists
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -35,7 +34,7 @@ from pipelines.evaluation.criteria import (
     split_guidelines,
     write_criteria,
 )
-from pipelines.evaluation.data import name_of, read_columns
+from pipelines.evaluation.data import name_of, read_columns, read_text, write_rows
 from pipelines.evaluation.intervals import bootstrap_interval
 from pipelines.evaluation.questions import Asker, AskingSettings, as_text
 from pipelines.manifest import source_hash
@@ -59,7 +58,7 @@ class Settings(AskingSettings):
     conditions: list[Condition] = Field(["base", "criteria"], min_length=1, description="R7.5's four")
     layers: bool = Field(False, description="judge every criticism: valid, contextualised, constructive, helpful")
     copied_ngram: PositiveInt = Field(5, description="words in a row that count as copied from a demonstration")
-    feedback_out: str | None = Field(None, description="JSONL file for every criticism with its mark, layer and overlap")
+    feedback_out: str | None = Field(None, description="JSONL file for every criticism with its layer and overlap")
 
 
 @dataclass
@@ -73,7 +72,7 @@ class Feedback:
 class LLMCrit(Evaluation):
     """R7: criteria from guidelines; feedback with and without them on items whose violations are known."""
 
-    about = "criteria drafted from guidelines; recall and false alarms of feedback on planted defects, base or by criteria"
+    about = "criteria drafted from guidelines; what feedback finds of planted defects without them and by them"
     settings = Settings
     judge = "needed"
 
@@ -93,16 +92,9 @@ class LLMCrit(Evaluation):
 
 async def _draft(data: str, asker: Asker, settings: Settings) -> dict[str, Any]:
     """Criteria of every aspect of a guideline document, and demonstrations, written to the criteria file."""
-    if Path(settings.criteria).exists():
-        raise ConfigError(f"criteria={settings.criteria} is there already, and may have been edited; name another file")
-    try:
-        sections = split_guidelines(Path(data).read_text(encoding="utf-8"), Path(data).stem)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{data}: cannot be read ({error})") from None
-    if not sections:
-        raise InputError(f"{data}: has no text")
+    sections = read_guidelines(data, settings.criteria)
     asked = [
-        asker.read("criteria_draft", parse_criteria, aspect=name, text=text, task=settings.task)
+        asker.read("criteria_draft", parse_criteria, {"aspect": name, "text": text, "task": settings.task})
         for name, text in sections
     ]
     answers = [answer for (answer,) in await asyncio.gather(*asked)]
@@ -130,6 +122,16 @@ async def _draft(data: str, asker: Asker, settings: Settings) -> dict[str, Any]:
     }
 
 
+def read_guidelines(data: str, criteria: str) -> list[tuple[str, str]]:
+    """The aspects of a guideline document; raises InputError, and ConfigError where the criteria file exists."""
+    if exists(criteria):
+        raise ConfigError(f"criteria={criteria} is there already, and may have been edited; name another file")
+    sections = split_guidelines(read_text(data))
+    if not sections:
+        raise InputError(f"{data}: has no text")
+    return sections
+
+
 async def _demonstrations(
     asker: Asker, settings: Settings, aspect: Aspect, inputs: Sequence[str]
 ) -> list[Demonstration]:
@@ -147,10 +149,8 @@ async def _demonstrations(
 
 def _asked(asker: Asker, task: str, aspect: Aspect, text: str, shown: Sequence[Demonstration]) -> Any:
     """Feedback on one aspect of a text, as it was written."""
-    return asker.read(
-        "criteria_feedback", as_text, task=task, aspect=aspect.name, input=text, demonstrations=list(shown),
-        criteria=aspect.criteria,
-    )
+    about = {"task": task, "aspect": aspect.name, "criteria": aspect.criteria}
+    return asker.read("criteria_feedback", as_text, {**about, "input": text, "demonstrations": list(shown)})
 
 
 # ---- measuring
@@ -177,16 +177,17 @@ async def _measure(data: str, asker: Asker, settings: Settings) -> dict[str, Any
               for row, fb in zip(rows, feedback, strict=True) for criticism in fb.criticisms)
         )  # fmt: skip
     if settings.feedback_out:
-        lines = [{"item": i, "condition": condition, **criticism} for condition, feedback in found.items()
-                 for i, fb in enumerate(feedback) for criticism in fb.criticisms]  # fmt: skip
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        Path(settings.feedback_out).write_text(text, encoding="utf-8")
+        write_rows(settings.feedback_out, (
+            {"item": i, "condition": condition, **criticism} for condition, feedback in found.items()
+            for i, fb in enumerate(feedback) for criticism in fb.criticisms
+        ))  # fmt: skip
     silent = Counter(f"{c}: {status}" for c, feedback in found.items() for fb in feedback
                      for _, status in fb.marks.values() if status != "ok")  # fmt: skip
     rules = {criterion.id for criterion in criteria.all() if criterion.severity == "rule"}
     by_severity = [
-        {"condition": condition, "severity": name, **rates([m for m in ms if (m.criterion in rules) == (name == "rule")])}
-        for condition, ms in marks.items() for name in ("rule", "preference")
+        {"condition": condition, "severity": "rule" if hard else "preference", **rates(those)}
+        for condition, ms in marks.items() for hard in (True, False)
+        if (those := [m for m in ms if (m.criterion in rules) == hard])
     ]
     return {
         "rows": len(rows), "estimates": _estimates(marks), "abstentions": dict(sorted(silent.items())),
@@ -229,7 +230,8 @@ async def aspect_feedback(asker: Asker, criteria: Criteria, text: str, shown: bo
 async def base_feedback(asker: Asker, criteria: Criteria, text: str, shown: bool, settings: Settings) -> Feedback:
     """Free feedback, which knows no criteria; then, criterion by criterion, whether it says that one is violated."""
     shots = [d for aspect in criteria.aspects for d in aspect.demonstrations[:1]] if shown else []
-    (answer,) = await asker.read("feedback_base", as_text, task=criteria.task, input=text, demonstrations=shots)
+    about = {"task": criteria.task, "input": text, "demonstrations": shots}
+    (answer,) = await asker.read("feedback_base", as_text, about)
     found = Feedback()
     if answer.value is None:
         found.marks = {criterion.id: (None, answer.status) for criterion in criteria.all()}
@@ -241,7 +243,8 @@ async def base_feedback(asker: Asker, criteria: Criteria, text: str, shown: bool
     ]
     for criterion, said in zip(criteria.all(), await asyncio.gather(*asked), strict=True):
         no = said.value == 0.0  # it says nothing of the criterion, so it has not assessed it
-        found.marks[criterion.id] = (None, "missing") if no else ("violated" if said.value else None, _status(said.status))
+        mark = "violated" if said.value else None
+        found.marks[criterion.id] = (None, "missing") if no else (mark, _status(said.status))
     return found
 
 

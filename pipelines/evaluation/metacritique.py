@@ -9,7 +9,6 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -26,7 +25,7 @@ from pipelines.evaluation.critique_units import (
     meta_winner,
     ranked_pairs,
 )
-from pipelines.evaluation.data import name_of, read_columns
+from pipelines.evaluation.data import name_of, read_columns, write_rows
 from pipelines.evaluation.intervals import bootstrap_interval
 from pipelines.evaluation.questions import Answer, Asker, AskingSettings, as_text
 from pipelines.manifest import source_hash
@@ -92,8 +91,7 @@ class MetaCritique(Evaluation):
         rows = read_critiques(data, settings.questions, asking=judge is not None, limit=settings.limit)
         items = await ask_units(rows, judge, settings) if judge else [recorded(row) for row in rows]
         if settings.units_out:
-            lines = (json.dumps(line, ensure_ascii=False) + "\n" for item in items for line in unit_lines(item))
-            Path(settings.units_out).write_text("".join(lines), encoding="utf-8")
+            write_rows(settings.units_out, (line for item in items for line in unit_lines(item)))
         own_verdicts = judge is not None or any("precision_verdicts" in row for row in rows)
         estimates, notes = score_estimates(items), []
         tables = {"critics": critics(items)}
@@ -140,19 +138,21 @@ def read_critiques(data: str, questions: str | None, asking: bool, limit: int | 
             raise InputError(f"{data}: critique {number} has no {missing[0]}; add the column, or questions=FILE")
         for column, units in UNITS_OF.items():
             if column in row and units in row and len(row[column]) != len(row[units]):
-                raise InputError(f"{data}: critique {number} has {len(row[units])} {units} and {len(row[column])} {column}")
+                counts = f"{len(row[units])} {units} and {len(row[column])} {column}"
+                raise InputError(f"{data}: critique {number} has {counts}; there is one for each")
     return joined
 
 
 def recorded(row: dict[str, Any]) -> Item:
     """A row's recorded verdicts, or else its labels, as if they had just been given."""
-    sides = []
-    for side, units in (("precision", "aius"), ("recall", "reference_aius")):
-        verdicts = row.get(f"{side}_verdicts", row.get(f"{side}_labels"))
+
+    def side(name: str, units: str) -> list[tuple[str, Answer[float]]]:
+        verdicts = row.get(f"{name}_verdicts", row.get(f"{name}_labels"))
         texts = row.get(units) or [""] * len(verdicts)
-        answers = [Answer(None, "missing", "") if v is None else Answer(float(v), "ok", "") for v in verdicts]
-        sides.append(list(zip(texts, answers, strict=True)))
-    return Item(row, *sides)
+        answers = (Answer(None, "missing", "") if v is None else Answer(float(v), "ok", "") for v in verdicts)
+        return list(zip(texts, answers, strict=True))
+
+    return Item(row, side("precision", "aius"), side("recall", "reference_aius"))
 
 
 async def ask_units(rows: Sequence[dict[str, Any]], judging: "Judging", settings: Settings) -> list[Item]:
@@ -171,10 +171,10 @@ async def ask_units(rows: Sequence[dict[str, Any]], judging: "Judging", settings
         units = await _units(asker, row["critique"], row.get("aius"), settings)
         gold, expected = await references[key]
         item.status = units.status if units.value is None else expected.status
-        about = {"response": row["response"]}
+        question, answer, critique = row["question"], {"response": row["response"]}, {"critique": row["critique"]}
         item.precision, item.recall = await asyncio.gather(
-            _verdicts(asker, "claim_precision", row["question"], units.value or [], gold, about),
-            _verdicts(asker, "claim_recall", row["question"], expected.value or [], gold, {"critique": row["critique"]}),
+            _verdicts(asker, "claim_precision", question, units.value or [], gold, answer),
+            _verdicts(asker, "claim_recall", question, expected.value or [], gold, critique),
         )
         return item
 
@@ -194,10 +194,10 @@ async def _reference(
         return gold, Answer(row["reference_aius"], "ok", "")
     if critique is None:
         if gold is None:
-            (answer,) = await asker.read("reference_answer", as_text, prompt=row["question"])
+            (answer,) = await asker.read("reference_answer", as_text, {"prompt": row["question"]})
             gold = answer.value
         shown = {"prompt": row["question"], "response": row["response"], "gold": gold}
-        (answer,) = await asker.read("reference_critique", as_text, **shown)
+        (answer,) = await asker.read("reference_critique", as_text, shown)
         if answer.value is None:
             return gold, Answer(None, answer.status, answer.text)
         critique = answer.value
@@ -209,7 +209,7 @@ async def _units(asker: Asker, critique: str, given: list[str] | None, settings:
         return Answer(None, "missing", "")
     if given is not None and settings.units == "file":
         return Answer(given, "ok", "")
-    (answer,) = await asker.read("claim_units", parse_units, critique=critique)
+    (answer,) = await asker.read("claim_units", parse_units, {"critique": critique})
     return answer
 
 

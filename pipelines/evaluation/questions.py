@@ -55,8 +55,8 @@ class Asker:
         self._slots = asyncio.Semaphore(IN_FLIGHT)
 
     async def read(
-        self, template: str, parse: Callable[[str, bool], Reading[Value]], attempt: int = 0, n: int = 1,
-        temperature: float | None = None, **variables: Any,
+        self, template: str, parse: Callable[[str, bool], Reading[Value]], variables: dict[str, Any],
+        attempt: int = 0, n: int = 1, temperature: float | None = None,
     ) -> list[Answer[Value]]:
         """`n` replies to a filled template, each read by `parse(text, truncated)`; another `attempt`, other seeds."""
         messages = [Message(role="user", content=load(template).render(**variables))]
