@@ -71,7 +71,9 @@ def test_a_verdict_has_a_value_if_and_only_if_it_is_ok(parts: list[str]) -> None
     assert (reading.value in (0.0, 1.0)) == (reading.status == "ok")
 
 
-@pytest.mark.parametrize("unit", ["claim is ", "the claim is true or ", "not think the ", "claim is not ", "1. ", "- ", "**"])
+@pytest.mark.parametrize(
+    "unit", ["claim is ", "the claim is true or ", "not think the ", "claim is not ", "1. ", "- ", "**"]
+)
 @pytest.mark.timeout(60)  # a quadratic reading would take hours
 def test_very_long_texts_are_read(unit: str) -> None:
     text = (unit * (200_000 // len(unit) + 1))[:200_000]

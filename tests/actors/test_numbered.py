@@ -30,7 +30,8 @@ def test_r7_a_feedback_with_items_1_2_and_4_leaves_3_missing() -> None:
         ("1. violated: too short\n2. **satisfied**", ["violated", "satisfied", "missing", "missing"]),
         ("1) **Docstrings:** violated", ["missing", "violated", "missing", "missing"]),  # its name, not its number
         ("**3. No assert**: violated", ["missing", "missing", "violated", "missing"]),
-        ("1. **Short names**: Not violated.\n2. **Docstrings**: not satisfied", ["satisfied", "violated", "missing", "missing"]),
+        ("1. **Short names**: Not violated.\n2. **Docstrings**: not satisfied",
+         ["satisfied", "violated", "missing", "missing"]),
         ("1. **Short names**: it is fine.\n   Verdict: violated", ["violated", "missing", "missing", "missing"]),
         ("1. **Short names**: violated or satisfied", ["ambiguous", "missing", "missing", "missing"]),
         ("1. **Short names**: <violated or satisfied>", ["missing"] * 4),

@@ -94,8 +94,8 @@ def test_a_criteria_file_is_read_as_it_was_written(name: str, tmp_path: Path) ->
     [
         ("task: x\naspects: []", "aspects"),
         ("task: x\naspects: [{name: a, criteria: [{id: '1', name: N, description: d, severity: hard}]}]", "severity"),
-        ("task: x\naspects: [{name: a, criteria: [{id: '1', name: N, description: d}, {id: '1', name: M, description: d}]}]",
-         "two criteria have the id '1'"),
+        ("task: x\naspects: [{name: a, criteria: [{id: '1', name: N, description: d}, "
+         "{id: '1', name: M, description: d}]}]", "two criteria have the id '1'"),
         ("{", "not valid YAML"),
     ],
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Criteria drafted from guidelines and feedback by them, with an oracle that sees defects only when told what they are."""
+"""Criteria drafted from guidelines and feedback by them, with an oracle that sees the defects that it is told of."""
 
 import json
 from pathlib import Path
@@ -12,6 +12,7 @@ from tests.pipelines.evaluation.told import CUT, evaluate, judging, rows_file, t
 
 DEFECTS = {"Bare except": "except:", "No assert": "assert", "Mutable default": "=[]"}
 CODE = {"Bare except": "try: f()\nexcept: pass", "No assert": "assert x > 0", "Mutable default": "def f(a=[]): pass"}
+DEMONSTRATION = "1. **Mutable default**: violated. The list in g is shared"
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def criteria_file(tmp_path: Path) -> str:
             {"id": "e1", "name": "Bare except", "description": "It catches everything.", "severity": "rule"},
             {"id": "e2", "name": "No assert", "description": "It asserts an argument."}]},
         {"name": "Defaults", "criteria": [{"id": "d1", "name": "Mutable default", "description": "A shared list."}],
-         "demonstrations": [{"input": "def g(x=[]): ...", "feedback": "1. **Mutable default**: violated. The list in g is shared"}]},
+         "demonstrations": [{"input": "def g(x=[]): ...", "feedback": DEMONSTRATION}]},
     ]  # fmt: skip
     write_criteria(path, Criteria.model_validate({"task": "Python code", "aspects": aspects}))
     return path
@@ -112,7 +113,8 @@ def test_guidelines_become_a_criteria_file(tmp_path: Path) -> None:
     assert result.abstentions == {"missing": 1}
     made = read_criteria(str(out))
     assert [(c.id, c.name, c.severity) for c in made.all()] == [
-        ("1-naming-1", "Tidy", "preference"), ("2-errors-1", "No assert", "rule"), ("2-errors-2", "Calm", "preference")]  # fmt: skip
+        ("1-naming-1", "Tidy", "preference"), ("2-errors-1", "No assert", "rule"),
+        ("2-errors-2", "Calm", "preference")]  # fmt: skip
     assert [len(aspect.demonstrations) for aspect in made.aspects] == [2, 0]
     with pytest.raises(ConfigError, match="may have been edited"):
         evaluate("llmcrit", guide, judging(drafter)[0], criteria=str(out))

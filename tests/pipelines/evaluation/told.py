@@ -29,8 +29,12 @@ class Told:
         text = CHAT.decode(request.prompt_ids)
         self.asked.append(text)
         made = [self.reply(text, i) for i in range(request.n)]
-        return [Completion(i, t.removesuffix(CUT), CHAT.turn(t.removesuffix(CUT)), "length" if t.endswith(CUT) else "stop",
-                           request.seed, VERSION) for i, t in enumerate(made)]  # fmt: skip
+        return [_completion(i, text, request.seed) for i, text in enumerate(made)]
+
+
+def _completion(index: int, text: str, seed: int | None) -> Completion:
+    said = text.removesuffix(CUT)
+    return Completion(index, said, CHAT.turn(said), "stop" if said == text else "length", seed, VERSION)
 
 
 def judging(reply: Callable[[str, int], str], room: int = ROOM) -> tuple[Judging, Told]:
