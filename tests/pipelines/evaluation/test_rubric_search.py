@@ -131,6 +131,7 @@ def test_r19_a_constant_judge_counts_as_minus_1() -> None:
     assert correlation([[1, 1, 1], [1, 2, 3]], [[1, 2, 3], [1, 2, 3]]).tolist() == [-1.0, 1.0]
 
 
+@settings(deadline=None)  # the first call loads much
 @given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 9)), min_size=2, max_size=20))
 def test_correlations_are_scipys(pairs: list[tuple[int, int]]) -> None:
     x, y = ([float(v) for v in side] for side in zip(*pairs, strict=True))
@@ -151,6 +152,7 @@ def test_what_is_returned_is_never_worse_on_the_selection_half_than_the_start(se
     assert all(found.best.merit.rank >= c.merit.rank for c in found.tried)
 
 
+@settings(deadline=None)
 @given(st.integers(8, 40), st.integers(0, 99))
 def test_halves_share_nothing_and_have_all_levels(count: int, seed: int) -> None:
     made = items(count, seed)
