@@ -13,6 +13,7 @@ from pydantic import Field
 
 from pipelines.evaluation.base import Estimate, Evaluation, Result
 from pipelines.evaluation.data import name_of, read_columns, read_text, write_text
+from pipelines.evaluation.intervals import Interval
 from pipelines.evaluation.questions import Asker, AskingSettings, as_text
 from pipelines.evaluation.rubric_search import MIN_ITEMS, Calibration, Candidate, Labelled, Plan, calibrate
 from pipelines.manifest import source_hash
@@ -60,8 +61,8 @@ class AutoCalibrate(Evaluation):
             estimates={
                 f"start rubric, selection {measure}": _estimate(found.start.merit.correlation, found.n_selection),
                 f"calibrated, selection {measure}": _estimate(found.best.merit.correlation, found.n_selection),
-                f"start rubric, held-out {measure}": _estimate(before.correlation, n),
-                f"calibrated, held-out {measure}": _estimate(after.correlation, n),
+                f"start rubric, held-out {measure}": _estimate(before.correlation, n, found.intervals[0]),
+                f"calibrated, held-out {measure}": _estimate(after.correlation, n, found.intervals[1]),
                 "held-out difference": Estimate(
                     value=after.correlation - before.correlation, interval=found.interval, n=n
                 ),
@@ -163,8 +164,8 @@ def notes(found: Calibration, path: str) -> list[str]:
     return said
 
 
-def _estimate(value: float, n: int) -> Estimate:
-    return Estimate(value=value, n=n)
+def _estimate(value: float, n: int, interval: Interval | None = None) -> Estimate:
+    return Estimate(value=value, interval=interval, n=n)
 
 
 EVALUATION = AutoCalibrate

@@ -14,6 +14,7 @@ from actors.verdicts import Reading, as_listed
 from pipelines.records import Judgement, MetaJudgement, record_id
 
 Verdicts = Sequence[bool | None]
+CORRELATIONS: dict[str, Any] = {"pearson": stats.pearsonr, "spearman": stats.spearmanr, "kendall": stats.kendalltau}
 
 
 class CritiqueScore(NamedTuple):
@@ -113,12 +114,13 @@ def critic_table(scores: Mapping[str, Sequence[CritiqueScore]]) -> list[dict[str
     ]  # fmt: skip
 
 
-def correlations(x: Sequence[float], y: Sequence[float]) -> dict[str, float | None]:
+def correlations(
+    x: Sequence[float], y: Sequence[float], names: Sequence[str] = tuple(CORRELATIONS)
+) -> dict[str, float | None]:
     """Pearson's, Spearman's and Kendall's (tau-b) correlation; None for fewer than two items or a constant side."""
     if len(x) < 2 or len(set(x)) < 2 or len(set(y)) < 2:
-        return {"pearson": None, "spearman": None, "kendall": None}
-    measures = {"pearson": stats.pearsonr, "spearman": stats.spearmanr, "kendall": stats.kendalltau}
-    return {name: float(measure(x, y)[0]) for name, measure in measures.items()}
+        return dict.fromkeys(names)
+    return {name: float(CORRELATIONS[name](x, y)[0]) for name in names}
 
 
 def ranked_pairs(

@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -38,6 +39,7 @@ QUESTION = {"index": "number", "question": "text", "response": "text", "referenc
             "reference_critique": "text", "reference_aius": "texts"}  # fmt: skip
 CRITIQUE = {"critic": "text", "critique": "text", "aius": "texts", "precision_labels": "flags",
             "recall_labels": "flags", "precision_verdicts": "verdicts", "recall_verdicts": "verdicts"}  # fmt: skip
+RESAMPLES = 500  # of a correlation; a mean is cheaper and gets more
 UNITS_OF = {"precision_labels": "aius", "precision_verdicts": "aius", "recall_labels": "reference_aius",
             "recall_verdicts": "reference_aius"}  # fmt: skip
 
@@ -278,18 +280,34 @@ def meta_estimates(items: Sequence[Item]) -> dict[str, Estimate]:
     for side in ("precision", "recall"):
         held = [(item.question, float(right)) for item in labelled for right in _held(item, side)]
         found[f"{side}_verdict_accuracy"] = _clustered(held, "no readable verdict on a labelled unit")
-    both = [(item.score, human) for item in labelled if (human := item.human) and item.score.f1 is not None]
     for name in ("precision", "recall", "f1"):
-        pairs = [(getattr(s, name), getattr(h, name)) for s, h in both]
-        pairs = [(s, h) for s, h in pairs if s is not None and h is not None]
-        for measure, value in correlations([s for s, _ in pairs], [h for _, h in pairs]).items():
-            why = None if value is not None else "one side is constant, or there are fewer than two"
-            found[f"{name}_{measure}"] = Estimate(value=value, n=len(pairs), why=why)
+        found |= _correlated(name, labelled)
     questions = [item.question for item in labelled]
     human = [item.human.f1 if item.human else None for item in labelled]
     ranked = ranked_pairs(questions, [item.score.f1 for item in labelled], human)
     found["ranking_accuracy"] = _clustered(ranked, "no question has two critiques that people score differently")
     return found
+
+
+def _correlated(name: str, labelled: Sequence[Item]) -> dict[str, Estimate]:
+    """Correlations of one score with people's over critiques that have both; intervals draw whole questions."""
+    both = [(item.question, getattr(item.score, name), getattr(item.human, name)) for item in labelled]
+    both = [(q, s, h) for q, s, h in both if s is not None and h is not None]
+    questions, judged, human = map(list, zip(*both, strict=True)) if both else ([], [], [])
+    found = {}
+    for measure, value in correlations(judged, human).items():
+        interval = why = None
+        if value is None:
+            why = "one side is constant, or there are fewer than two"
+        else:
+            of_drawn = partial(_correlation, measure)
+            interval = bootstrap_interval(of_drawn, judged, human, clusters=questions, resamples=RESAMPLES)
+        found[f"{name}_{measure}"] = Estimate(value=value, interval=interval, n=len(both), why=why)
+    return found
+
+
+def _correlation(measure: str, judged: np.ndarray, human: np.ndarray) -> float | None:
+    return correlations(judged.tolist(), human.tolist(), (measure,))[measure]
 
 
 def _held(item: Item, side: str) -> list[bool]:

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveInt
 from scipy.stats import kendalltau, rankdata
 
-from pipelines.evaluation.intervals import bootstrap_interval
+from pipelines.evaluation.intervals import Interval, bootstrap_interval
 from pipelines.records import digest
 from pipelines.strict import Strict
 
@@ -88,7 +88,8 @@ class Calibration:
     tried: list[Candidate] = field(repr=False)
     held_out_start: Merit
     held_out_best: Merit
-    interval: tuple[float, float] | None
+    intervals: tuple[Interval | None, Interval | None]  # of start and best on the held-out half
+    interval: Interval | None  # of the difference
     n_selection: int
     n_held_out: int
     verdict: Literal["better", "not better", "worse"]
@@ -217,25 +218,31 @@ async def _report(
     merits = merit(before, gold, plan), merit(after, gold, plan)
     interval = gain_interval(before, after, gold, plan.measure)
     verdict, why = _verdict(start, best, merits, interval)
-    return Calibration(best, start, tried, *merits, interval, n, len(held_out), verdict, why)
+    each = [gain_interval(None, scores, gold, plan.measure) for scores in (before, after)]
+    return Calibration(best, start, tried, *merits, (each[0], each[1]), interval, n, len(held_out), verdict, why)
 
 
 def gain_interval(
-    before: Sequence[float | None], after: Sequence[float | None], gold: Sequence[float], measure: Measure
-) -> tuple[float, float] | None:
-    """Bootstrap interval of the gain in correlation, items drawn together; None for fewer than two readable by both."""
-    both = [(b, a, g) for b, a, g in zip(before, after, gold, strict=True) if b is not None and a is not None]
+    before: Sequence[float | None] | None, after: Sequence[float | None], gold: Sequence[float], measure: Measure
+) -> Interval | None:
+    """Bootstrap interval of the gain in correlation, or without `before` of the correlation; items are drawn together.
+
+    None for fewer than two items that both could be read of.
+    """
+    of = after if before is None else before
+    both = [(b, a, g) for b, a, g in zip(of, after, gold, strict=True) if b is not None and a is not None]
     if len(both) < 2:
         return None
 
     def gain(b: Any, a: Any, g: Any, axis: int = -1) -> Any:
-        return correlation(a, g, measure, axis) - correlation(b, g, measure, axis)
+        of_after = correlation(a, g, measure, axis)
+        return of_after if before is None else of_after - correlation(b, g, measure, axis)
 
     return bootstrap_interval(gain, *map(list, zip(*both, strict=True)))
 
 
 def _verdict(
-    start: Candidate, best: Candidate, merits: tuple[Merit, Merit], interval: tuple[float, float] | None
+    start: Candidate, best: Candidate, merits: tuple[Merit, Merit], interval: Interval | None
 ) -> tuple[Literal["better", "not better", "worse"], str]:
     if best is start:
         return "not better", "no draft and no edit beat the start rubric on the items that choose"
