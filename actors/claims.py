@@ -72,14 +72,15 @@ def parse_claim(text: str, truncated: bool = False) -> Reading[float]:
     return last_verdict(text, truncated, _CLAIM, read)
 
 
-def parse_units(text: str, truncated: bool = False) -> Reading[list[str]]:
+def parse_units(text: str, truncated: bool = False, partly: bool = False) -> Reading[list[str]]:
     """The claims of a list, one a line (MetaCritique's extraction, 2401.04518; R9.3): bullets and numbers stripped.
 
     Headings (a line that ends in a colon), fences and repeated claims are left out. Without any claim the list is
-    missing, never one empty claim; a list that was cut off is truncated.
+    missing, never one empty claim; a list that was cut off is truncated, or `partly` read: its complete lines.
     """
-    if truncated:
+    if truncated and not partly:
         return Reading(None, "truncated")
+    text = one_newline(text).rpartition("\n")[0] if truncated else text
     found: dict[str, str] = {}
     for line in one_newline(text).split("\n"):
         unit = _unit(line)
@@ -87,7 +88,7 @@ def parse_units(text: str, truncated: bool = False) -> Reading[list[str]]:
             found.setdefault(" ".join(unit.lower().split()), unit)
     units = list(found.values())
     if not units or (len(units) == 1 and _NOTHING.fullmatch(units[0])):
-        return Reading(None, "missing")
+        return Reading(None, "truncated" if truncated else "missing")
     return Reading(units, "ok")
 
 

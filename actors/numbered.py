@@ -66,17 +66,19 @@ def numbered_items(text: str) -> list[Item]:
 def parse_criteria(text: str, truncated: bool = False) -> Reading[list[Drafted]]:
     """The criteria of a draft: numbered `**Name** (rule):` items, then a description or bullets (R7.3, 2403.01069).
 
-    Items without a name are left out, of two with one name the first counts. Missing without any.
+    Items without a name are left out, of two with one name the first counts. Missing without any. Of a draft that was
+    cut off the last item is left out: a person reads drafts before they judge anything.
     """
-    if truncated:
-        return Reading(None, "truncated")
     found: dict[str, Drafted] = {}
-    for item in numbered_items(text):
+    items = numbered_items(text)
+    for item in items[:-1] if truncated else items:
         if item.name and item.name[0] not in "<[" and any(c.isalpha() for c in item.name):
             severity = "rule" if _RULE.search(item.note) else "preference"
             lines = (line.strip(" \t-*•") for line in item.text.split("\n"))
             found.setdefault(same_name(item.name), Drafted(item.name, " ".join(filter(None, lines)), severity))
-    return Reading(list(found.values()), "ok") if found else Reading(None, "missing")
+    if not found:
+        return Reading(None, "truncated" if truncated else "missing")
+    return Reading(list(found.values()), "ok")
 
 
 def parse_marks(text: str, names: Sequence[str], truncated: bool = False) -> list[Reading[str]]:

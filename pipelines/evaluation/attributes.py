@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import csr_array, eye_array, kron
 
 from pipelines.evaluation.intervals import mean_interval, proportion_interval
 from pipelines.records import digest
@@ -40,6 +38,13 @@ def assign(
     per_item n prior_j. Where that cannot be, the slack grows by `widen` until it can (R18.8); from 1 on there is no
     lower bound, so it ends. Raises ValueError for shapes, priors or slacks that make no program.
     """
+    from scipy.optimize import (  # here: evaluations are listed without the second it takes
+        Bounds,
+        LinearConstraint,
+        milp,
+    )
+    from scipy.sparse import csr_array, eye_array, kron
+
     a, p = np.asarray(affinity, dtype=np.float64), np.asarray(prior, dtype=np.float64)
     if a.ndim != 2 or not a.size or p.shape != (a.shape[1],) or not np.isfinite(a).all():
         raise ValueError(f"affinities [n, k] and priors [k] are needed, got {a.shape} and {p.shape}")

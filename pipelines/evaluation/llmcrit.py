@@ -103,7 +103,10 @@ async def _draft(data: str, asker: Asker, settings: Settings) -> dict[str, Any]:
     aspects = drafted_aspects(drafts)
     if not aspects:
         why = ", ".join(f"{status} {count}" for status, count in silent.items())
-        raise InputError(f"{data}: the model drafted no readable criterion for {len(sections)} aspects ({why})")
+        raise InputError(
+            f"{data}: the model drafted no readable criterion for {len(sections)} aspects ({why}); ask another model, "
+            "or raise max_tokens where drafts are truncated"
+        )
     if settings.examples is not None and settings.demonstrations:
         inputs = [row["input"] for row in read_columns(settings.examples, {"input": "text"})]
         shown = [await _demonstrations(asker, settings, aspect, inputs) for aspect in aspects]
@@ -290,7 +293,8 @@ def _estimates(marks: dict[str, list[Marked]]) -> dict[str, Estimate]:
     for condition, ms in marks.items():
         for name, planted in (("recall", True), ("false alarms", False)):
             those = [m for m in ms if m.planted == planted]
-            why = None if those else "no item has a known violation" if planted else "no criterion is known to be met"
+            none = "no item has a known violation" if planted else "every criterion is violated"
+            why = None if those else none if ms else "no feedback on items with known violations can be read"
             found[f"{condition} {name}"] = Estimate(
                 value=float(np.mean([m.marked for m in those])) if those else None, n=len(those), why=why,
                 interval=bootstrap_interval(np.mean, [m.marked for m in those], clusters=[m.item for m in those])

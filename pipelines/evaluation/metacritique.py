@@ -60,7 +60,8 @@ class Item:
     row: dict[str, Any]
     precision: list[tuple[str, Answer[float]]] = field(default_factory=list)
     recall: list[tuple[str, Answer[float]]] = field(default_factory=list)
-    status: str = "ok"  # of the splitting
+    status: str = "ok"  # of splitting the critique
+    reference_status: str = "ok"  # of making or splitting the reference critique
 
     @property
     def question(self) -> str:
@@ -72,7 +73,7 @@ class Item:
     def score(self) -> CritiqueScore:
         """From the readable verdicts."""
         sides = ([_verdict(a) for _, a in side] for side in (self.precision, self.recall))
-        return critique_score(*sides, self.status)
+        return critique_score(*sides, self.status if self.status != "ok" else self.reference_status)
 
     @property
     def human(self) -> CritiqueScore | None:
@@ -172,7 +173,7 @@ async def ask_units(rows: Sequence[dict[str, Any]], judging: "Judging", settings
             references[key] = asyncio.ensure_future(_reference(asker, row, settings))
         units = await _units(asker, row["critique"], row.get("aius"), settings)
         gold, expected = await references[key]
-        item.status = units.status if units.value is None else expected.status
+        item.status, item.reference_status = units.status, expected.status
         question, answer, critique = row["question"], {"response": row["response"]}, {"critique": row["critique"]}
         item.precision, item.recall = await asyncio.gather(
             _verdicts(asker, "claim_precision", question, units.value or [], gold, answer),
@@ -332,7 +333,9 @@ def abstentions(items: Sequence[Item]) -> dict[str, int]:
         for side in ("precision", "recall"):
             found.update(f"{side} verdict {a.status}" for _, a in getattr(item, side) if a.status != "ok")
         if not item.precision:
-            found[f"no units: {item.score.status}"] += 1
+            found[f"no units: {item.status if item.status != 'ok' else 'missing'}"] += 1
+        if item.reference_status != "ok":
+            found[f"no reference units: {item.reference_status}"] += 1
     return dict(sorted(found.items()))
 
 

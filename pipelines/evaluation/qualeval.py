@@ -191,7 +191,7 @@ async def propose(
     about = {"kind": settings.kind, "hint": hint, "count": settings.candidates}
     prompts = [row["prompt"] for row in rows]
     chunks = [prompts[i : i + settings.chunk] for i in range(0, len(prompts), settings.chunk)]
-    asked = (asker.read("attributes_propose", parse_units, {"items": chunk, **about}) for chunk in chunks)
+    asked = (asker.read("attributes_propose", _listed, {"items": chunk, **about}) for chunk in chunks)
     names = _names(await asyncio.gather(*asked), abstentions)
     if not names:
         raise InputError(f"the model listed no {settings.kind} that can be read; name them with attributes=FILE")
@@ -200,7 +200,7 @@ async def propose(
         parts = [names[i : i + size] for i in range(0, len(names), size)]
         wanted = [min(settings.candidates, len(part)) for part in parts]
         asked = (
-            asker.read("attributes_prune", parse_units, {"kind": settings.kind, "names": part, "count": count})
+            asker.read("attributes_prune", _listed, {"kind": settings.kind, "names": part, "count": count})
             for part, count in zip(parts, wanted, strict=True)
         )
         kept = [_shorter(answer.value, part, count) for (answer,), part, count
@@ -208,6 +208,11 @@ async def propose(
         fewer = distinct_names([name for part in kept for name in part])
         names = fewer if len(fewer) < len(names) else names[: settings.candidates]
     return names
+
+
+def _listed(text: str, truncated: bool) -> Reading[list[str]]:
+    """The names of a list; one that runs on until it is cut off still has complete lines."""
+    return parse_units(text, truncated, partly=True)
 
 
 def _shorter(said: list[str] | None, names: list[str], count: int) -> list[str]:

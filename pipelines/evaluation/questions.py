@@ -4,6 +4,7 @@ The same question gets the same seed in whatever file and place it stands, so th
 """
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
@@ -53,6 +54,7 @@ class Asker:
         self._judging, self._judge, self._too_long = judging, Judge(judging.speaker), PromptTooLong
         self._evaluation, self._settings = evaluation, settings
         self._slots = asyncio.Semaphore(IN_FLIGHT)
+        self._number = itertools.count()
 
     async def read(
         self, template: str, parse: Callable[[str, bool], Reading[Value]], variables: dict[str, Any],
@@ -65,7 +67,7 @@ class Asker:
         async with self._slots:
             try:
                 replies = await self._judging.speaker.reply(
-                    messages, sampling, record_seed(*place), record_id(*place), self._judging.weight_version
+                    messages, sampling, record_seed(*place), self._request_id(place), self._judging.weight_version
                 )
             except self._too_long:
                 return [Answer(None, TOO_LONG, "")] * n
@@ -82,8 +84,8 @@ class Asker:
         async with self._slots:
             try:
                 (reply,) = await self._judge.ask(
-                    group, [sample], protocol, self._sampling(1, None), record_seed(*place), record_id(*place),
-                    self._judging.weight_version, 0, template, self._settings.structured,
+                    group, [sample], protocol, self._sampling(1, None), record_seed(*place),
+                    self._request_id(place), self._judging.weight_version, 0, template, self._settings.structured,
                 )
             except self._too_long:
                 return Answer(None, TOO_LONG, "")
@@ -92,6 +94,10 @@ class Asker:
     def _sampling(self, n: int, temperature: float | None) -> Sampling:
         hot = self._settings.temperature if temperature is None else temperature
         return Sampling(n=n, temperature=hot, max_tokens=self._settings.max_tokens)
+
+    def _request_id(self, place: tuple[int, str, int, str, str]) -> str:
+        """Another one for a question that comes again: an engine tells its requests apart by their ids."""
+        return f"{record_id(*place)}-{next(self._number)}"
 
     def _place(self, template: str, *asked: Any) -> tuple[int, str, int, str, str]:
         return self._settings.seed, self._evaluation, 0, digest(*asked)[:24], template

@@ -11,7 +11,6 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveInt
-from scipy.stats import kendalltau, rankdata
 
 from pipelines.evaluation.intervals import Interval, bootstrap_interval
 from pipelines.records import digest
@@ -101,6 +100,8 @@ def correlation(x: Any, y: Any, measure: Measure = "spearman", axis: int = -1) -
 
     "mean" is that of Pearson's, Spearman's and Kendall's (R19.3). `axis` must be -1; arrays are [..., n].
     """
+    from scipy.stats import kendalltau, rankdata  # here: evaluations are listed without the second that it takes
+
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     constant = (np.ptp(x, axis=axis) == 0) | (np.ptp(y, axis=axis) == 0)
     spearman = _pearson(rankdata(x, axis=axis), rankdata(y, axis=axis))

@@ -110,6 +110,8 @@ def test_nothing_is_no_unit_and_never_an_empty_one(text: str) -> None:
 
 def test_a_list_that_was_cut_off_is_not_complete() -> None:
     assert parse_units("It is late.\nIt is lo", True) == Reading(None, "truncated")
+    assert parse_units("It is late.\nIt is lo", True, partly=True) == Reading(["It is late."], "ok")
+    assert parse_units("It is lo", True, partly=True) == Reading(None, "truncated")
 
 
 @given(st.text())

@@ -67,7 +67,9 @@ def test_criteria_have_names_severities_and_the_bullets_below_them() -> None:
         Drafted("Calm tone", "No exclamation marks.", "preference"),
         Drafted("Short", "at most 100 words", "preference"),
     ]
-    assert parse_criteria("no list").status == "missing" and parse_criteria(text, True).status == "truncated"
+    assert parse_criteria("no list").status == "missing"
+    assert [c.name for c in parse_criteria("1. **A**: one\n2. **B**: tw", True).value or []] == ["A"]
+    assert parse_criteria("1. **A**: on", True).status == parse_criteria("No", True).status == "truncated"
 
 
 def test_numbers_below_an_item_are_not_items_of_their_own() -> None:

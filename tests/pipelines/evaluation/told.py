@@ -24,10 +24,12 @@ class Told:
     def __init__(self, reply: Callable[[str, int], str]):
         self.reply = reply
         self.asked: list[str] = []
+        self.requests: list[Request] = []
 
     async def generate(self, request: Request) -> list[Completion]:
         text = CHAT.decode(request.prompt_ids)
         self.asked.append(text)
+        self.requests.append(request)
         made = [self.reply(text, i) for i in range(request.n)]
         return [_completion(i, text, request.seed) for i, text in enumerate(made)]
 
