@@ -94,7 +94,7 @@ def parse_marks(text: str, names: Sequence[str], truncated: bool = False) -> lis
     found = []
     for place in range(len(names)):
         item = placed.get(place)
-        found.append(none if item is None else cut if truncated and item == last else _mark(item))
+        found.append(none if item is None else cut if truncated and item == last else _mark(item, names[place]))
     return found
 
 
@@ -121,16 +121,16 @@ def same_name(name: str) -> str:
     return "".join(c for c in name.casefold() if c.isalnum())
 
 
-def _mark(item: Item) -> Reading[str]:
+def _mark(item: Item, criterion: str) -> Reading[str]:
     later = list(_LATER.finditer(item.text))
     text = item.text[later[-1].start():] if later else item.text
     bracket = BRACKETED.match(text)
     if bracket and " or " in bracket[1]:
         return Reading(None, "missing")  # a placeholder
     said = _MARK.match(text)
-    if said is None and item.name and not later:  # "3. violated: the name is short" has no name
-        said = _MARK.fullmatch(item.name)
-        text = item.name if said else text
+    if said is None and item.name and not later and same_name(item.name) != same_name(criterion):
+        text = f"{item.name}: {item.text}"  # "3. violated, see line 2: too short" has no name
+        said = _MARK.match(text)
     if said is None:
         return Reading(None, "missing")
     if _AND_OTHER.match(text, said.end()):

@@ -28,6 +28,7 @@ def test_r7_a_feedback_with_items_1_2_and_4_leaves_3_missing() -> None:
     ("text", "found"),
     [
         ("1. violated: too short\n2. **satisfied**", ["violated", "satisfied", "missing", "missing"]),
+        ("1. satisfied, and so: fine\n2. **Docstrings**: violated names", ["satisfied", "violated", "missing", "missing"]),
         ("1) **Docstrings:** violated", ["missing", "violated", "missing", "missing"]),  # its name, not its number
         ("**3. No assert**: violated", ["missing", "missing", "violated", "missing"]),
         ("1. **Short names**: Not violated.\n2. **Docstrings**: not satisfied",
@@ -114,3 +115,7 @@ def test_very_long_lists_are_read(unit: str) -> None:
     text = (unit * (100_000 // len(unit) + 1))[:100_000]
     assert len(parse_marks(text, NAMES)) == 4 and len(parse_affinities(text, 2)) == 2
     assert parse_criteria(text).status in ("ok", "missing")
+
+
+def test_a_criterion_whose_name_sounds_like_a_verdict_is_not_marked_by_it() -> None:
+    assert parse_marks("1. **Violated constraints**: none of them", ["Violated constraints"])[0].status == "missing"

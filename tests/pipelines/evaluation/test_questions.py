@@ -13,7 +13,8 @@ from tests.pipelines.evaluation.told import CUT, Told, judging
 
 
 def ask(
-    what: Callable[[Asker], Coroutine[Any, Any, Any]], reply: Callable[[str, int], str], room: int = 10**6, **settings: Any
+    what: Callable[[Asker], Coroutine[Any, Any, Any]], reply: Callable[[str, int], str], room: int = 10**6,
+    **settings: Any,
 ) -> tuple[Any, Told]:
     """What an asker made of the replies, and the engine behind it."""
     judge, engine = judging(reply, room)
