@@ -28,7 +28,8 @@ def test_r7_a_feedback_with_items_1_2_and_4_leaves_3_missing() -> None:
     ("text", "found"),
     [
         ("1. violated: too short\n2. **satisfied**", ["violated", "satisfied", "missing", "missing"]),
-        ("1. satisfied, and so: fine\n2. **Docstrings**: violated names", ["satisfied", "violated", "missing", "missing"]),
+        ("1. satisfied, and so: fine\n2. **Docstrings**: violated names",
+         ["satisfied", "violated", "missing", "missing"]),
         ("1) **Docstrings:** violated", ["missing", "violated", "missing", "missing"]),  # its name, not its number
         ("**3. No assert**: violated", ["missing", "missing", "violated", "missing"]),
         ("1. **Short names**: Not violated.\n2. **Docstrings**: not satisfied",
