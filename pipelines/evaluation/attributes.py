@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipelines.evaluation.intervals import mean_interval, proportion_interval
+from pipelines.evaluation.intervals import Interval, mean_interval, proportion_interval
 from pipelines.records import digest
 from pipelines.steps.new_prompts import Known
 
@@ -79,17 +79,27 @@ def proficiency(names: Sequence[str], chosen: np.ndarray, scores: Sequence[float
 
     Wilson's interval where every score is 0 or 1, else Student's. The weakest attribute comes first.
     """
-    binary = {s for s in scores if s is not None} <= {0.0, 1.0}
+    binary = is_binary(scores)
     rows = []
     for j, name in enumerate(names):
         known = [s for s, has in zip(scores, chosen[:, j], strict=True) if has and s is not None]
-        interval = (proportion_interval(sum(known), len(known)) if binary else mean_interval(known)) if known else None
+        interval = score_interval(known, binary)
         rows.append({
             "attribute": name, "items": int(chosen[:, j].sum()), "scored": len(known),
             "score": float(np.mean(known)) if known else None,
             "low": interval[0] if interval else None, "high": interval[1] if interval else None,
         })  # fmt: skip
     return sorted(rows, key=lambda row: (row["score"] is None, row["score"] or 0.0))
+
+
+def is_binary(scores: Sequence[float | None]) -> bool:
+    """Whether every score there is says right or wrong, 1 or 0."""
+    return {s for s in scores if s is not None} <= {0.0, 1.0}
+
+
+def score_interval(scores: Sequence[float], binary: bool) -> Interval | None:
+    """Wilson's interval of a share of 1, else Student's of a mean; None without scores."""
+    return proportion_interval(sum(scores), len(scores)) if binary else mean_interval(scores)
 
 
 def divergence(gold: np.ndarray, output: np.ndarray, gap: float = 2.0) -> np.ndarray:

@@ -18,6 +18,7 @@ from actors.claims import parse_units
 from actors.numbered import items_of, parse_criteria, parse_marks
 from pipelines.config import ConfigError
 from pipelines.evaluation.base import Estimate, Evaluation, Result
+from pipelines.evaluation.clustered import clustered_mean
 from pipelines.evaluation.criteria import (
     LAYERS,
     Aspect,
@@ -35,7 +36,6 @@ from pipelines.evaluation.criteria import (
     write_criteria,
 )
 from pipelines.evaluation.data import name_of, read_columns, read_text, write_rows
-from pipelines.evaluation.intervals import bootstrap_interval
 from pipelines.evaluation.questions import Asker, AskingSettings, as_text
 from pipelines.manifest import source_hash
 from pipelines.records import digest
@@ -294,22 +294,14 @@ def _estimates(marks: dict[str, list[Marked]]) -> dict[str, Estimate]:
         for name, planted in (("recall", True), ("false alarms", False)):
             those = [m for m in ms if m.planted == planted]
             none = "no item has a known violation" if planted else "every criterion is violated"
-            why = None if those else none if ms else "no feedback on items with known violations can be read"
-            found[f"{condition} {name}"] = Estimate(
-                value=float(np.mean([m.marked for m in those])) if those else None, n=len(those), why=why,
-                interval=bootstrap_interval(np.mean, [m.marked for m in those], clusters=[m.item for m in those])
-                if those else None,
-            )
+            why = none if ms else "no feedback on items with known violations can be read"
+            found[f"{condition} {name}"] = clustered_mean([(m.item, float(m.marked)) for m in those], why)
     first, *others = marks
     for other in others:
         before = {(m.item, m.criterion): m for m in marks[first] if m.planted}
         both = [(m.item, float(m.marked) - float(before[m.item, m.criterion].marked))
                 for m in marks[other] if (m.item, m.criterion) in before]  # fmt: skip
-        gains = [gain for _, gain in both]
-        found[f"{other} recall - {first} recall"] = Estimate(
-            value=float(np.mean(gains)) if gains else None, n=len(gains), why=None if gains else "nothing to compare",
-            interval=bootstrap_interval(np.mean, gains, clusters=[i for i, _ in both]) if gains else None,
-        )
+        found[f"{other} recall - {first} recall"] = clustered_mean(both, "nothing to compare", shares=False)
     return found
 
 

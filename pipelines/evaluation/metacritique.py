@@ -17,6 +17,7 @@ from pydantic import Field, NonNegativeFloat
 
 from actors.claims import parse_units
 from pipelines.evaluation.base import Estimate, Evaluation, Result
+from pipelines.evaluation.clustered import clustered_mean
 from pipelines.evaluation.critique_units import (
     CritiqueScore,
     agreement,
@@ -248,7 +249,7 @@ def score_estimates(items: Sequence[Item]) -> dict[str, Estimate]:
     found = {}
     for name in ("precision", "recall", "f1"):
         known = [(item.question, getattr(item.score, name)) for item in items]
-        found[name] = _clustered([(q, v) for q, v in known if v is not None], "no critique has one")
+        found[name] = clustered_mean([(q, v) for q, v in known if v is not None], "no critique has one")
     return found
 
 
@@ -280,13 +281,13 @@ def meta_estimates(items: Sequence[Item]) -> dict[str, Estimate]:
     found = {}
     for side in ("precision", "recall"):
         held = [(item.question, float(right)) for item in labelled for right in _held(item, side)]
-        found[f"{side}_verdict_accuracy"] = _clustered(held, "no readable verdict on a labelled unit")
+        found[f"{side}_verdict_accuracy"] = clustered_mean(held, "no readable verdict on a labelled unit")
     for name in ("precision", "recall", "f1"):
         found |= _correlated(name, labelled)
     questions = [item.question for item in labelled]
     human = [item.human.f1 if item.human else None for item in labelled]
     ranked = ranked_pairs(questions, [item.score.f1 for item in labelled], human)
-    found["ranking_accuracy"] = _clustered(ranked, "no question has two critiques that people score differently")
+    found["ranking_accuracy"] = clustered_mean(ranked, "no question has two critiques that people score differently")
     return found
 
 
@@ -315,15 +316,6 @@ def _held(item: Item, side: str) -> list[bool]:
     answers, labels = getattr(item, side), item.row[f"{side}_labels"]
     given = [unit for unit, _ in answers] == item.row.get(UNITS_OF[f"{side}_labels"], [""] * len(labels))
     return agreement([_verdict(a) for _, a in answers], labels) if given and len(answers) == len(labels) else []
-
-
-def _clustered(values: Sequence[tuple[Any, float]], why: str) -> Estimate:
-    """The mean of values by (cluster, value), and its bootstrap interval over clusters."""
-    if not values:
-        return Estimate(value=None, n=0, why=why)
-    clusters, numbers = zip(*values, strict=True)
-    interval = bootstrap_interval(np.mean, numbers, clusters=[str(c) for c in clusters])
-    return Estimate(value=float(np.mean(numbers)), interval=interval, n=len(numbers))
 
 
 def abstentions(items: Sequence[Item]) -> dict[str, int]:

@@ -24,15 +24,16 @@ from pipelines.evaluation.attributes import (
     assign,
     distinct_names,
     divergence,
+    is_binary,
     priors,
     proficiency,
+    score_interval,
     targeted,
     top_attributes,
     weakness_weights,
 )
 from pipelines.evaluation.base import Estimate, Evaluation, Result
 from pipelines.evaluation.data import name_of, read_columns, read_text, write_rows, write_text
-from pipelines.evaluation.intervals import mean_interval
 from pipelines.evaluation.questions import Asker, AskingSettings
 from pipelines.manifest import source_hash
 from pipelines.steps.rows import InputError, Problem
@@ -111,7 +112,8 @@ class QualEval(Evaluation):
             estimates={
                 "score": Estimate(
                     value=float(np.mean(numbers)) if numbers else None, n=len(numbers),
-                    interval=mean_interval(numbers), why=None if numbers else "the rows have no score",
+                    interval=score_interval(numbers, is_binary(numbers)),
+                    why=None if numbers else "the rows have no score",
                 ),
                 "affinity of an assignment": Estimate(
                     value=assignment.objective / max(1, int(assignment.chosen.sum())), n=int(assignment.chosen.sum())
