@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from actors.choice_verdicts import parse_boxed, parse_decision, parse_digits, parse_yes_no
+from actors.claims import parse_claim
 from actors.verdicts import Reading, parse_pairwise, parse_rating, parse_score
 
 
@@ -44,6 +45,7 @@ WINNER = VerdictForm("Winner: ", ("A", "B", "tie"), parse_pairwise)
 BOXED = VerdictForm("Verdict: ", ("[[A]]", "[[B]]", "[[C]]"), parse_boxed)
 DECISION = VerdictForm("So, the final decision is ", ("Response 1", "Response 2", "Tie"), parse_decision)
 YES_NO = VerdictForm("Verdict: ", ("yes", "no"), parse_yes_no)
+CLAIM = VerdictForm("The claim is ", ("true", "false"), parse_claim)
 DIGITS = VerdictForm("", _digits(0, 9), parse_digits)
 
 PROTOCOLS = {
@@ -51,6 +53,7 @@ PROTOCOLS = {
     "likert": Protocol("judge_likert", 1, LIKERT),
     "single": Protocol("judge_single", 1, RATING),
     "classify": Protocol("judge_classify", 1, YES_NO),
+    "claim": Protocol("claim_precision", 1, CLAIM),
     "digits": Protocol("judge_digits", 1, DIGITS, weighed=True),
     "pairwise": Protocol("judge_pairwise", 2, WINNER),
     "boxed": Protocol("self_taught_evaluator_judge", 2, BOXED),

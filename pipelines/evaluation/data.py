@@ -1,26 +1,39 @@
 """Rows of an evaluation's data file, checked before anybody is asked."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from pipelines.steps.rows import Problem, kind, read_rows
+from pipelines.steps.rows import InputError, Problem, kind, read_rows
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
 
 _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "text": (lambda v: isinstance(v, str), "text"),  # empty text is data: a model may say nothing
-    "number": (lambda v: isinstance(v, (int, float)) and not isinstance(v, bool), "a number"),
+    "number": (_is_number, "a number"),
     "flag": (lambda v: isinstance(v, bool) or v in (0, 1), "true or false"),
     "texts": (lambda v: isinstance(v, list) and all(isinstance(item, str) for item in v), "a list of texts"),
     "flags": (lambda v: isinstance(v, list) and all(isinstance(item, bool) for item in v), "a list of true or false"),
+    "numbers": (lambda v: isinstance(v, list) and all(_is_number(item) for item in v), "a list of numbers"),
+    "verdicts": (
+        lambda v: isinstance(v, list) and all(item is None or isinstance(item, bool) for item in v),
+        "a list of true, false, or null where a verdict cannot be read",
+    ),
 }
 
 
 def read_columns(
-    data: str, needed: dict[str, str], optional: dict[str, str] | None = None, limit: int | None = None
+    data: str, needed: dict[str, str], optional: dict[str, str] | None = None, limit: int | None = None,
+    check: Callable[[dict[str, Any]], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """Rows as dictionaries of the columns named, whose kinds are text, number, flag, texts or flags.
+    """Rows as dictionaries of the columns named, whose kinds are those of _KINDS.
 
-    An optional column that a row lacks is not in its dictionary. Raises InputError that names file, row and field.
+    An optional column that a row lacks is not in its dictionary. `check` raises Problem for columns that do not fit
+    each other. Raises InputError that names file, row and field.
     """
 
     def convert(row: dict[str, Any], where: str) -> dict[str, Any]:
@@ -34,9 +47,29 @@ def read_columns(
             if not fits(row[name]):
                 raise Problem(name, f"is {kind(row[name])}; use {what}")
             found[name] = row[name]
+        if check is not None:
+            check(found)
         return found
 
     return read_rows(data, convert, limit)[0]
+
+
+def read_text(path: str) -> str:
+    """The text of a file; raises InputError."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as text ({error})") from None
+
+
+def write_text(path: str, text: str) -> None:
+    """Write a file that the next command reads."""
+    Path(path).write_text(text, encoding="utf-8")
+
+
+def write_rows(path: str, rows: Iterable[dict[str, Any]]) -> None:
+    """Write JSONL, one object a line."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def name_of(data: str) -> str:

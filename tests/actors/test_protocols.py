@@ -23,6 +23,7 @@ SAYS: dict[str, tuple[str, str | float]] = {
     "likert": ("Score: 4", 4.0),
     "single": ("Rating: [[7]]", 7.0),
     "classify": ("Verdict: no", 0.0),
+    "claim": ("The claim is false", 0.0),
     "pairwise": ("Winner: B", "B"),
     "boxed": ("[[B]]", "B"),
     "decision": ("So, the final decision is Response 2", "B"),
@@ -165,7 +166,7 @@ def test_a_value_comes_with_ok_and_nothing_else(name: str, text: str, truncated:
     reading = read(name, text, truncated)
     assert (reading.value is None) == (reading.status != "ok")
     if reading.value is not None:
-        high = {"additive": 5, "likert": 5, "single": 10, "classify": 1, "digits": 9}.get(name)
+        high = {"additive": 5, "likert": 5, "single": 10, "classify": 1, "claim": 1, "digits": 9}.get(name)
         assert reading.value in ("A", "B", "tie") if high is None else 0 <= reading.value <= high
 
 
