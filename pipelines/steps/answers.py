@@ -5,6 +5,7 @@ Linear in the length of the text. The last answer counts, and a placeholder of t
 
 import json
 import re
+from collections.abc import Sequence
 from fractions import Fraction
 
 from pipelines.recipes.base import Context
@@ -19,9 +20,9 @@ _ANSWER = re.compile(
     r"|\\boxed[ \t]{0,3}\{|\\fbox[ \t]{0,3}\{|^[ \t]{0,3}####(?!#)",
     re.I | re.M,
 )
-_HASHED = re.compile(
-    r"(?:[-+]?[$€£]?[ \t]*[-+]?[\d.][\d,.]*(?:/\d+)?[ \t]*(?:%|[a-z°]{0,12})\.?|\(?[a-z]\)?\.?|\\boxed\{.*)\s*", re.I
-)
+_AMOUNT = r"[-+]?[$€£]?[ \t]*[-+]?[\d.][\d,.]*(?:/\d+)?[ \t]*(?:%|[a-z°]{0,12})\.?"
+_HASHED = re.compile(rf"(?:{_AMOUNT}|\(?[a-z]\)?\.?|\\boxed\{{.*)\s*", re.I)
+_AFTER_A = re.compile(rf"A:[ \t]*({_AMOUNT})", re.I)
 _PLACEHOLDER = re.compile(r"[<\[{][^\d<>\[\]{}]{1,60}[>\]}]|_{2,}|\.{2,}|…|[?]+")
 _SENTENCE = re.compile(r"([-+$€£]{0,2}[\d][\d,]*(?:\.\d+)?[^\s.,;:!?]{0,3})[.,;!?](?:\s.*)?")
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
@@ -35,6 +36,9 @@ _UNIT = re.compile(
     r"(?!.*\b(?:hundred|thousand|[mb]illion|trillion|dozen|percent|or|and|to|not)\b)(?:°|[a-z]+(?:[ \t]+[a-z]+){0,3})"
 )
 _CHOICE = re.compile(r"\(?([a-z])[).:](?:\s.*)?|\(?([a-z])\)?")
+_OPTION = re.compile(
+    r"(?:(?:option|choice)[ \t])?(?:[(\[]?([a-z]|[0-9]{1,2})[)\].:](?:\s.*)?|([a-z]|[0-9]{1,2}))", re.S
+)
 _MATHEMATICAL = re.compile(r"[\d\\^+*/=<>()\[\]{}-]|\bpi\b|π|√|∞")
 _COMMAND = re.compile(r"\\[a-zA-Z]+|\b(?:sqrt|pi)\b")
 _PROSE = re.compile(r"[^\W\d_]{2,}")
@@ -55,6 +59,7 @@ ANCHORS = 256  # answers looked at, from the last one back; a text with more is 
 def extract_answer(text: str) -> str | None:
     """The last of `Final answer: X`, `Answer: X`, `#### X` and `\\boxed{X}`, cleaned; None without one.
 
+    `A: X` counts where it is the last line and X a number, as solutions in the form of question and answer end.
     Cleaned means: no markdown, quotes, dollar signs, closing period or thousands commas.
     """
     found = _last_answer(text)
@@ -101,6 +106,20 @@ def same_answer(a: str, b: str) -> bool:
     return _expression(a) and _expression(b) and symbolic.equal(clean(b), clean(a))
 
 
+def read_choice(answer: str, labels: Sequence[str], texts: Sequence[str]) -> str | None:
+    """The label that an answer to a question with options names, as the option's own text does too; None without one.
+
+    "B", "(b)", "B) Paris", "option B" and "Paris" are label B, where Paris is one option's text alone.
+    """
+    plain = _normal(answer)
+    named = _OPTION.fullmatch(plain)
+    for label in labels:
+        if named and label.casefold() in (named[1], named[2]):
+            return label
+    fitting = [label for label, text in zip(labels, texts, strict=True) if _normal(text) == plain]
+    return fitting[0] if len(fitting) == 1 else None
+
+
 def clean(answer: str) -> str:
     """The bare answer: markup, quotes, currency, thousands commas and the closing period taken off."""
     text = answer.strip()
@@ -145,6 +164,11 @@ def gold_chains(group: Group, context: Context) -> list[Sample]:
 
 def _last_answer(text: str) -> tuple[str, int] | None:
     """The last answer that can be read, and where its anchor stands."""
+    ended = text.rstrip()
+    start = ended.rfind("\n") + 1
+    after = _AFTER_A.fullmatch(ended, start) if len(ended) - start <= LONGEST else None
+    if after and (answer := _usable(after[1])):
+        return answer, start
     for match in reversed(list(_ANSWER.finditer(text))[-ANCHORS:]):
         answer = _read(text, match)
         if answer:
