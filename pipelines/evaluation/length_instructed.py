@@ -117,6 +117,18 @@ def win_rate(limited: Sequence[Limited]) -> Estimate:
     return Estimate(value=float(statistic(kept, known, liked)), interval=interval, n=counted)
 
 
+def divide(limited: Sequence[Limited]) -> dict[str, dict[str, float | None]]:
+    """Violation rate, and win rate where there is one, by generator; nothing where all are of one generator."""
+    names = sorted({row.generator for row in limited})
+    own = {name: numbers([row for row in limited if row.generator == name]) for name in names if len(names) > 1}
+    found: dict[str, dict[str, float | None]] = {}
+    for what in ("violation_rate", "win_rate"):
+        values = {name: estimates[what].value for name, estimates in own.items()}
+        if any(value is not None for value in values.values()):
+            found[f"{what} by generator"] = values
+    return found
+
+
 class LengthInstructed(Evaluation):
     """LIFT's violation rate and win rate; `compare` asks a judge where rows have a `baseline` and no `preference`."""
 
@@ -132,7 +144,7 @@ class LengthInstructed(Evaluation):
         rows = with_limits(data, read_answered(data, needed, COLUMNS, settings), settings)
         scales = settings.scale if isinstance(settings.scale, list) else [settings.scale]
         estimates: dict[str, Estimate] = {}
-        table: dict[str, dict[str, Any]] = {}
+        tables: dict[str, dict[str, dict[str, Any]]] = {}
         everybody: list[Answers] = []
         for scale in scales:
             scaled = [{**row, "max_len": scaled_limit(row["max_len"], scale)} for row in rows]
@@ -144,13 +156,12 @@ class LengthInstructed(Evaluation):
                 found["truncated"] = rate([float(bool(given.one.truncated)) for given in answers if given.one])
             tag = f" x{scale:g}"
             estimates |= {name + (tag if len(scales) > 1 else ""): estimate for name, estimate in found.items()}
-            for generator in sorted({row.generator for row in limited}):
-                own = numbers([row for row in limited if row.generator == generator])
-                known = {name + tag: e.value for name, e in own.items() if e.value is not None}
-                table[generator] = table.get(generator, {"generator": generator}) | known
+            for name, by_generator in divide(limited).items():
+                for generator, value in by_generator.items():
+                    tables.setdefault(name, {}).setdefault(generator, {"generator": generator})[tag.strip()] = value
         return Result(
             **answered_result("length-instructed", data, len(rows), judge, everybody, settings), estimates=estimates,
-            tables={"by generator": list(table.values())} if len(table) > 1 else {}, notes=notes(settings, judge),
+            tables={name: list(table.values()) for name, table in tables.items()}, notes=notes(settings, judge),
         )
 
     async def limited(

@@ -2,13 +2,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.evaluation.command import measure
 from pipelines.evaluation.length_instructed import Duel, LengthInstructed, Limited, Settings, numbers, scaled_limit
-from pipelines.steps.lengths import limited_win_rate, violation_rate
+from pipelines.steps.lengths import count_words, limited_win_rate, violation_rate
 from pipelines.steps.rows import InputError
 from tests.pipelines.evaluation.speakers import judging
 
@@ -52,8 +53,9 @@ def test_recorded_outputs_of_several_models(tmp_path: Path) -> None:
     data = write(tmp_path / "o.jsonl", rows)
     assert recorded(data)["violation_rate"] == pytest.approx(2 / 8)
     result = measure("length-instructed", data, None, ["scale=[1, 0.5]"], None)
-    assert [(row["generator"], row["violation_rate x1"], row["violation_rate x0.5"])
-            for row in result.tables["by generator"]] == [("long", 0.5, 1.0), ("short", 0.0, 0.5)]
+    assert result.tables == {"violation_rate by generator": [
+        {"generator": "long", "x1": 0.5, "x0.5": 1.0}, {"generator": "short", "x1": 0.0, "x0.5": 0.5}
+    ]}
 
 
 def test_a_response_that_is_too_long_has_lost(tmp_path: Path) -> None:
@@ -111,3 +113,27 @@ def test_rows_without_a_limit_and_preferences_out_of_range_are_named(tmp_path: P
     limits = write(tmp_path / "l.jsonl", [{"idx": 1, "max_len": 2}])
     with pytest.raises(InputError, match=r"no row of limits=.* has its idx"):
         recorded(write(tmp_path / "bad.jsonl", [row]), f"limits={limits}")
+
+
+# Limits are the shortest of three models' answers, by white space: the shortest one keeps to its own.
+def test_recorded_alpaca_eval_outputs(shared_data, tmp_path: Path) -> None:
+    folder = shared_data / "alpaca_eval"
+    baselines = {"gpt4_1106_preview", "claude-3-opus-20240229", "mistral-large-2402"}
+    names = baselines | {"gpt4_0613_concise", "gpt4_0613_verbose"}
+    table = pq.read_table(folder / "model_outputs.parquet", filters=[("generator", "in", names)])
+    pq.write_table(table, data := tmp_path / "outputs.parquet")
+    limits = f"limits={folder / 'length_targets.jsonl'}"
+    result = measure("length-instructed", str(data), None, [limits, "scale=[1, 0.5]"], None)
+    (rates,) = result.tables.values()
+    found = {row["generator"]: (round(row["x1"], 4), round(row["x0.5"], 4)) for row in rates}
+    assert found == {
+        "claude-3-opus-20240229": (0.5329, 0.9975), "gpt4_0613_concise": (0.0534, 0.4621),
+        "gpt4_0613_verbose": (0.7776, 0.9801), "gpt4_1106_preview": (0.8932, 0.9938),
+        "mistral-large-2402": (0.4547, 0.9963),
+    }
+    targets = {row["idx"]: row["max_len"] for row in map(json.loads, (folder / "length_targets.jsonl").open())}
+    shortest = dict.fromkeys(targets, 10**9)
+    for row in table.to_pylist():
+        if row["generator"] in baselines:
+            shortest[row["idx"]] = min(shortest[row["idx"]], count_words(row["output"]))
+    assert all(shortest[i] <= targets[i] for i in targets)
