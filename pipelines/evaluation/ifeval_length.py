@@ -6,7 +6,7 @@ Instructions of other kinds are counted as not checked, never as followed.
 import inspect
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import Field, PositiveInt
 
@@ -21,9 +21,11 @@ from pipelines.evaluation.responses import (
     read_answered,
     recorded_answers,
 )
-from pipelines.evaluation.sources import Judging
 from pipelines.records import Message
 from pipelines.steps.rows import InputError
+
+if TYPE_CHECKING:
+    from pipelines.evaluation.sources import Judging
 
 COLUMNS = {"prompt": "text", "instruction_id_list": "texts", "kwargs_json": "text"}
 
@@ -119,7 +121,7 @@ class IFEvalLength(Evaluation):
     settings = Settings
     judge = "optional"
 
-    async def run(self, data: str, judge: Judging | None, settings: Settings) -> Result:
+    async def run(self, data: str, judge: "Judging | None", settings: Settings) -> Result:
         rows = read_answered(data, COLUMNS, {}, settings)
         instructions = []
         for number, row in enumerate(rows, 1):

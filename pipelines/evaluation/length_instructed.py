@@ -6,7 +6,7 @@ of its training data alone fails at half of them.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 from pydantic import Field, PositiveInt
@@ -24,11 +24,13 @@ from pipelines.evaluation.responses import (
     read_answered,
     recorded_answers,
 )
-from pipelines.evaluation.sources import Judging
 from pipelines.prompts import load
 from pipelines.records import Message
 from pipelines.steps.lengths import count_words, violates
 from pipelines.steps.rows import InputError
+
+if TYPE_CHECKING:
+    from pipelines.evaluation.sources import Judging
 
 TEMPLATE = "length_instructed"
 Scale = Annotated[float, Field(gt=0)]
@@ -139,7 +141,7 @@ class LengthInstructed(Evaluation):
     def __init__(self, compare: Compare | None = None):
         self.compare = compare
 
-    async def run(self, data: str, judge: Judging | None, settings: Settings) -> Result:
+    async def run(self, data: str, judge: "Judging | None", settings: Settings) -> Result:
         needed = {"instruction": "text"} if judge else {}
         rows = with_limits(data, read_answered(data, needed, COLUMNS, settings), settings)
         scales = settings.scale if isinstance(settings.scale, list) else [settings.scale]
@@ -186,7 +188,7 @@ class LengthInstructed(Evaluation):
         return made
 
 
-async def asked(judge: Judging, rows: Sequence[Mapping[str, Any]], settings: Settings) -> list[Answers]:
+async def asked(judge: "Judging", rows: Sequence[Mapping[str, Any]], settings: Settings) -> list[Answers]:
     """What a model answers to the instructions of `rows` under their limits `max_len`."""
     prompts = [limited_prompt(row["instruction"], row["max_len"]) for row in rows]
     return await asked_answers(judge, [[Message(role="user", content=prompt)] for prompt in prompts], settings)
@@ -211,7 +213,7 @@ def with_limits(data: str, rows: list[dict[str, Any]], settings: Settings) -> li
     return made
 
 
-def notes(settings: Settings, judge: Judging | None) -> list[str]:
+def notes(settings: Settings, judge: "Judging | None") -> list[str]:
     """What a reader must know."""
     found = ["words are counted without markdown and bare signs, so a response may have fewer than by its white space"]
     if judge is None:

@@ -5,7 +5,7 @@ that of 2107.03374. A response without a readable answer is a wrong one, and its
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field, NonNegativeInt
@@ -26,9 +26,11 @@ from pipelines.evaluation.responses import (
     read_answered,
     recorded_answers,
 )
-from pipelines.evaluation.sources import Judging
 from pipelines.evaluation.tasks import TASKS, Grids, Row, Task, ask, draw_shots, recognise
 from pipelines.steps.rows import InputError, read_rows
+
+if TYPE_CHECKING:
+    from pipelines.evaluation.sources import Judging
 
 SHOWN = 20  # disagreements with recorded labels that are listed
 TAIL = 80  # characters of a response shown there
@@ -92,7 +94,7 @@ class Reasoning(Evaluation):
     settings = Settings
     judge = "optional"
 
-    async def run(self, data: str, judge: Judging | None, settings: Settings) -> Result:
+    async def run(self, data: str, judge: "Judging | None", settings: Settings) -> Result:
         task = TASKS[settings.task or recognised(settings.problems or data)]
         recorded = {"is_correct": "flag", "model": "text"}
         rows = read_answered(data, task.columns, task.optional, settings, recorded)
@@ -225,7 +227,7 @@ def problems(solved: Sequence[Solved], settings: Settings) -> list[str]:
     return [str(s.row.get(settings.key, f"row {i}")) for i, s in enumerate(solved)]
 
 
-def notes(settings: Settings, judge: Judging | None) -> list[str]:
+def notes(settings: Settings, judge: "Judging | None") -> list[str]:
     """What a reader must know."""
     found = ["a response without a readable answer counts as wrong; `extraction` is the share that has one"]
     if judge is not None and settings.k:

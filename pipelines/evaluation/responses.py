@@ -2,18 +2,20 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import Field, PositiveInt
 
 from pipelines.config import ConfigError, Sampling
 from pipelines.evaluation.asking import ask_all
 from pipelines.evaluation.data import name_of, read_columns
-from pipelines.evaluation.sources import Judging
 from pipelines.manifest import source_hash
 from pipelines.records import Message
 from pipelines.steps.rows import InputError
 from pipelines.strict import Strict
+
+if TYPE_CHECKING:
+    from pipelines.evaluation.sources import Judging
 
 SEVERAL = "responses"  # the column of several recorded responses
 
@@ -85,7 +87,7 @@ def recorded_answers(data: str, rows: Sequence[Mapping[str, Any]], settings: Ans
 
 
 async def asked_answers(
-    judge: Judging, conversations: Sequence[list[Message]], settings: Answering, samples: Sampling | None = None
+    judge: "Judging", conversations: Sequence[list[Message]], settings: Answering, samples: Sampling | None = None
 ) -> list[Answers]:
     """One greedy response to every conversation, and as many as `samples` says; a prompt without room has none."""
     if settings.problems is not None:
@@ -107,7 +109,7 @@ async def asked_answers(
 
 
 def answered_result(
-    evaluation: str, data: str, rows: int, judge: Judging | None, answers: Sequence[Answers], settings: Answering
+    evaluation: str, data: str, rows: int, judge: "Judging | None", answers: Sequence[Answers], settings: Answering
 ) -> dict[str, Any]:
     """What the Result of every such evaluation says beside its numbers: the data, who answered, and who did not."""
     return {
@@ -118,7 +120,7 @@ def answered_result(
     }
 
 
-def answered_notes(judge: Judging | None, settings: Answering) -> list[str]:
+def answered_notes(judge: "Judging | None", settings: Answering) -> list[str]:
     """What a reader of any such evaluation must know."""
     found = []
     if settings.limit:

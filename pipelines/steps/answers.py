@@ -35,6 +35,8 @@ _UNIT = re.compile(
     r"(?P<number>[-+]?[0-9.]+(?:/[0-9]+)?)[ \t]*"
     r"(?!.*\b(?:hundred|thousand|[mb]illion|trillion|dozen|percent|or|and|to|not)\b)(?:°|[a-z]+(?:[ \t]+[a-z]+){0,3})"
 )
+_BASED = re.compile(r"([0-9a-f]{1,60})_\{?([0-9]{1,2})\}?")  # 4210_{5}
+_DEGREES = re.compile(r"\^\{?\\circ\}?|°")
 _CHOICE = re.compile(r"\(?([a-z])[).:](?:\s.*)?|\(?([a-z])\)?")
 _OPTION = re.compile(
     r"(?:(?:option|choice)[ \t])?(?:[(\[]?([a-z]|[0-9]{1,2})[)\].:](?:\s.*)?|([a-z]|[0-9]{1,2}))", re.S
@@ -86,8 +88,9 @@ def gives_away(text: str, gold: str) -> bool:
 def same_answer(a: str, b: str) -> bool:
     """Whether two answers say the same; `b` is the gold one, which decides how `a` is understood.
 
-    Equal as normalised text, as exact numbers (1/2 = 0.5, 18 dollars = 18), as the letter of a choice, or else as
-    expressions by math-verify, which cannot hang or raise here. Two different plain numbers are never equal.
+    Equal as normalised text, as exact numbers (1/2 = 0.5, 18 dollars = 18 and 18 = 18 dollars), as the letter of a
+    choice, as numbers to one base, or else as expressions by math-verify, which cannot hang or raise here. Two
+    different plain numbers are never equal.
     """
     left, right = _normal(a), _normal(b)
     if not left or not right:
@@ -100,9 +103,14 @@ def same_answer(a: str, b: str) -> bool:
     if re.fullmatch("[a-z]", right):
         choice = _CHOICE.fullmatch(left)
         return bool(choice) and right in choice.groups()
-    unit = _UNIT.fullmatch(left)
+    unit, wanted = _UNIT.fullmatch(left), _UNIT.fullmatch(right)
     if y is not None and unit:
         return _exact(unit["number"]) == y
+    if x is not None and wanted:  # the question names the unit
+        return _exact(wanted["number"]) == x
+    based, base = _BASED.fullmatch(left), _BASED.fullmatch(right)
+    if based and base:
+        return based.groups() == base.groups()
     return _expression(a) and _expression(b) and symbolic.equal(clean(b), clean(a))
 
 
@@ -214,7 +222,7 @@ def _braced(text: str, start: int) -> str | None:
 
 
 def _normal(answer: str) -> str:
-    text = " ".join(clean(answer).casefold().split())
+    text = " ".join(_DEGREES.sub(" degrees ", clean(answer).casefold()).split())
     text = text.replace("\\%", "%").replace("\\ ", " ").replace("\\left", "").replace("\\right", "")
     if re.fullmatch(r"\([^(),]*\)", text):
         text = text[1:-1].strip()
