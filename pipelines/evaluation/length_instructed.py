@@ -111,8 +111,9 @@ def win_rate(limited: Sequence[Limited]) -> Estimate:
         return Estimate(value=None, n=0, why="no response that keeps to its limit was compared")
 
     def statistic(kept: np.ndarray, known: np.ndarray, liked: np.ndarray, axis: int = -1) -> np.ndarray:
-        some = np.maximum(known.sum(axis), 1)
-        return kept.mean(axis) * liked.sum(axis) / some
+        count = known.sum(axis)
+        liking = np.where(count > 0, liked.sum(axis) / np.maximum(count, 1), np.where(kept.sum(axis) > 0, np.nan, 0.0))
+        return kept.mean(axis) * liking  # not defined where all that kept to their limits are unread
 
     interval = bootstrap_interval(statistic, kept, known, liked, clusters=[row.problem for row in limited])
     counted = int((1 - kept + known).sum())
@@ -216,6 +217,8 @@ def with_limits(data: str, rows: list[dict[str, Any]], settings: Settings) -> li
 def notes(settings: Settings, judge: "Judging | None") -> list[str]:
     """What a reader must know."""
     found = ["words are counted without markdown and bare signs, so a response may have fewer than by its white space"]
+    if isinstance(settings.scale, list):
+        found.append("limits are scaled: a row that abstains is counted once under each scale")
     if judge is None:
         found.append("unless they were asked for under these limits, recorded responses show what lengths they have, "
                      "and not whether the model keeps to a limit")

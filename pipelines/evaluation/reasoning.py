@@ -178,7 +178,7 @@ def numbers(task: Task, solved: Sequence[Solved], settings: Settings) -> dict[st
     for name in several[0].tries if several else ():
         found[name] = rate([s.tries[name] for s in several], problems(several, settings))
     if isinstance(task, Grids):
-        found["cell_accuracy"] = cell_accuracy(task, solved)
+        found["cell_accuracy"] = cell_accuracy(task, solved, problems(solved, settings))
     first = [[s.one] if s.one else s.several for s in solved]
     means: dict[str, Callable[[Graded], float]] = {"extraction": lambda g: g.answer is not None}
     if first and first[0][0].truncated is not None:  # a model was asked, by these prompts
@@ -188,8 +188,8 @@ def numbers(task: Task, solved: Sequence[Solved], settings: Settings) -> dict[st
     return found
 
 
-def cell_accuracy(task: Grids, solved: Sequence[Solved]) -> Estimate:
-    """Right cells of all cells of all puzzles, bootstrapped over puzzles; without a readable table all are wrong."""
+def cell_accuracy(task: Grids, solved: Sequence[Solved], puzzles: Sequence[str]) -> Estimate:
+    """Right cells of all cells of all puzzles, bootstrapped over `puzzles`; without a readable table all are wrong."""
     if not solved:
         return rate([])
     cells = np.array([task.cells(s.row) for s in solved], dtype=float)
@@ -198,9 +198,8 @@ def cell_accuracy(task: Grids, solved: Sequence[Solved]) -> Estimate:
     def share(right: np.ndarray, cells: np.ndarray, axis: int = -1) -> np.ndarray:
         return right.sum(axis) / cells.sum(axis)
 
-    return Estimate(
-        value=float(share(right, cells)), interval=bootstrap_interval(share, right, cells), n=len(solved)
-    )
+    interval = bootstrap_interval(share, right, cells, clusters=puzzles)
+    return Estimate(value=float(share(right, cells)), interval=interval, n=len(solved))
 
 
 def divide(task: Task, solved: Sequence[Solved]) -> dict[str, dict[str, list[Solved]]]:
