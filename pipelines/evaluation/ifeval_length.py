@@ -18,6 +18,7 @@ from pipelines.evaluation.responses import (
     answered_notes,
     answered_result,
     asked_answers,
+    first_responses,
     read_answered,
     recorded_answers,
 )
@@ -142,7 +143,7 @@ class IFEvalLength(Evaluation):
         skipped = sum(c.strict is None for prompt in checked for c in prompt)
         return Result(
             **answered_result("ifeval-length", data, len(rows), judge, answers, settings), estimates=estimates,
-            tables={"by instruction": by_instruction(checked)},
+            tables={"by instruction": by_instruction(checked), **first_responses(rows, answers)},
             notes=[
                 f"{skipped} of {sum(map(len, checked))} instructions are of kinds not checked here, and count neither "
                 "as followed nor as broken: prompt_* is of prompts without any, checked_part_* leaves them aside",

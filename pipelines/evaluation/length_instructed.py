@@ -14,13 +14,14 @@ from pydantic import Field, PositiveInt
 from pipelines.evaluation.base import Estimate, Evaluation, Result
 from pipelines.evaluation.data import read_columns
 from pipelines.evaluation.intervals import bootstrap_interval
-from pipelines.evaluation.rates import rate
+from pipelines.evaluation.rates import average, rate
 from pipelines.evaluation.responses import (
     Answering,
     Answers,
     answered_notes,
     answered_result,
     asked_answers,
+    first_responses,
     read_answered,
     recorded_answers,
 )
@@ -91,7 +92,7 @@ def numbers(limited: Sequence[Limited]) -> dict[str, Estimate]:
     problems = [row.problem for row in limited]
     return {
         "violation_rate": rate([row.violation for row in limited], problems),
-        "length_by_limit": rate([row.words / row.limit for row in limited], problems),
+        "length_by_limit": average([row.words / row.limit for row in limited], problems),
         "win_rate": win_rate(limited),
     }
 
@@ -147,7 +148,7 @@ class LengthInstructed(Evaluation):
         rows = with_limits(data, read_answered(data, needed, COLUMNS, settings), settings)
         scales = settings.scale if isinstance(settings.scale, list) else [settings.scale]
         estimates: dict[str, Estimate] = {}
-        tables: dict[str, dict[str, dict[str, Any]]] = {}
+        tables: dict[str, dict[str, dict[str, Any]]] = {}  # by what is measured, generator and scale
         everybody: list[Answers] = []
         for scale in scales:
             scaled = [{**row, "max_len": scaled_limit(row["max_len"], scale)} for row in rows]
@@ -164,7 +165,8 @@ class LengthInstructed(Evaluation):
                     tables.setdefault(name, {}).setdefault(generator, {"generator": generator})[tag.strip()] = value
         return Result(
             **answered_result("length-instructed", data, len(rows), judge, everybody, settings), estimates=estimates,
-            tables={name: list(table.values()) for name, table in tables.items()}, notes=notes(settings, judge),
+            tables={name: list(table.values()) for name, table in tables.items()} | first_responses(rows, everybody),
+            notes=notes(settings, judge),
         )
 
     async def limited(

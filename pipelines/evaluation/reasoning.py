@@ -23,6 +23,7 @@ from pipelines.evaluation.responses import (
     answered_notes,
     answered_result,
     asked_answers,
+    first_responses,
     read_answered,
     recorded_answers,
 )
@@ -104,9 +105,10 @@ class Reasoning(Evaluation):
             shots = read_shots(task, rows, settings)
             asked = [ask(task, row, shots) for row in rows]
             answers = await asked_answers(judge, asked, settings, samples_of(settings))
+        estimates, tables = measure(task, rows, answers, settings)
         return Result(
             **answered_result("reasoning", data, len(rows), judge, answers, settings), notes=notes(settings, judge),
-            **measure(task, rows, answers, settings),
+            estimates=estimates, tables=tables | first_responses(rows, answers),
         )
 
 
@@ -141,7 +143,9 @@ def samples_of(settings: Settings) -> Sampling | None:
                     max_tokens=settings.max_tokens)
 
 
-def measure(task: Task, rows: Sequence[Row], answers: Sequence[Answers], settings: Settings) -> dict[str, Any]:
+def measure(
+    task: Task, rows: Sequence[Row], answers: Sequence[Answers], settings: Settings
+) -> tuple[dict[str, Estimate], dict[str, list[dict[str, Any]]]]:
     """`estimates` and `tables` of a Result. Pure but for math-verify's helper process. Raises InputError."""
     counts = [len(given.several) for given in answers if given.several]
     k = settings.k or min(counts, default=0)
@@ -165,7 +169,7 @@ def measure(task: Task, rows: Sequence[Row], answers: Sequence[Answers], setting
         same = [float(s.one is not None and s.one.right == bool(s.row["is_correct"])) for s in labelled]
         estimates["agreement"] = rate(same, problems(labelled, settings))
         tables["disagreements"] = disagreements(task, labelled, settings)
-    return {"estimates": estimates, "tables": {name: table for name, table in tables.items() if table}}
+    return estimates, {name: table for name, table in tables.items() if table}
 
 
 def numbers(task: Task, solved: Sequence[Solved], settings: Settings) -> dict[str, Estimate]:

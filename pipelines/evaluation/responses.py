@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pipelines.evaluation.sources import Judging
 
 SEVERAL = "responses"  # the column of several recorded responses
+SHOWN = 3  # responses that a result shows, so that a strange number can be understood
+SHOWN_CHARACTERS = 300  # of their ends
 
 
 class Answering(Strict):
@@ -128,3 +130,11 @@ def answered_notes(judge: "Judging | None", settings: Answering) -> list[str]:
     if judge is None:
         found.append("recorded responses: how they were asked for, sampled and cut off is not known here")
     return found
+
+
+def first_responses(rows: Sequence[Mapping[str, Any]], answers: Sequence[Answers]) -> dict[str, list[dict[str, Any]]]:
+    """A table of the ends of the first responses; `answers` may be of several rounds over the rows."""
+    first = [(number, reply) for number, given in enumerate(answers[:len(rows)], 1)
+             for reply in [given.one or next(iter(given.several), None)] if reply]
+    table = [{"row": number, "response ends": reply.text[-SHOWN_CHARACTERS:]} for number, reply in first[:SHOWN]]
+    return {"first responses": table} if table else {}

@@ -80,6 +80,10 @@ def test_recorded_responses_are_graded_with_no_model(write) -> None:
     result = graded(write(rows))
     assert values(result) == {"accuracy": 0.5, "extraction": 0.5}
     assert result.judge is None and "recorded responses" in result.notes[-1]
+    assert result.tables == {"first responses": [
+        {"row": 1, "response ends": "#### none"}, {"row": 2, "response ends": "#### 2"},
+        {"row": 3, "response ends": "#### none"},
+    ]}
     assert graded(write(rows), "limit=2").rows == 2
 
 
