@@ -221,7 +221,9 @@ def notes(settings: Settings, judge: "Judging | None") -> list[str]:
     found = ["words are counted without markdown and bare signs, so a response may have fewer than by its white space"]
     if isinstance(settings.scale, list):
         found.append("limits are scaled: a row that abstains is counted once under each scale")
-    if judge is None:
+    if judge is not None:
+        found.append("a response that was cut off may keep to its limit for that alone: see `truncated`")
+    else:
         found.append("unless they were asked for under these limits, recorded responses show what lengths they have, "
                      "and not whether the model keeps to a limit")
     return found + answered_notes(judge, settings)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SEVERAL = "responses"  # the column of several recorded responses
 SHOWN = 3  # responses that a result shows, so that a strange number can be understood
-SHOWN_CHARACTERS = 300  # of their ends
+SHOWN_CHARACTERS = 200  # of their ends
 
 
 class Answering(Strict):

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from pipelines.prompts import load
 from pipelines.records import Message, digest
-from pipelines.steps.answers import extract_answer, read_choice, same_answer
+from pipelines.steps.answers import bare_choice, extract_answer, read_choice, same_answer
 from pipelines.steps.tables import cells_right, gold_table, read_table, table_text, whole_json
 from pipelines.steps.votes import answer_classes
 
@@ -125,8 +125,9 @@ class Choices(Task):
         return row["answer_key"]
 
     def read(self, text: str, row: Row) -> str | None:
+        labels, texts = row["choice_labels"], row["choice_texts"]
         answer = extract_answer(text)
-        return None if answer is None else read_choice(answer, row["choice_labels"], row["choice_texts"])
+        return bare_choice(text, labels, texts) if answer is None else read_choice(answer, labels, texts)
 
     def right(self, answer: str, row: Row) -> bool:
         return answer == self.gold(row)

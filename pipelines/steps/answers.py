@@ -128,6 +128,20 @@ def read_choice(answer: str, labels: Sequence[str], texts: Sequence[str]) -> str
     return fitting[0] if len(fitting) == 1 else None
 
 
+def bare_choice(text: str, labels: Sequence[str], texts: Sequence[str]) -> str | None:
+    """The label of the option that a text's last line is and nothing else: "B", "Paris", or "B) Paris" as listed.
+
+    "B) is wrong" is no such line, nor is a label with another option's text.
+    """
+    line = text.strip().rsplit("\n", 1)[-1]
+    label = read_choice(line, labels, texts) if len(line) <= LONGEST else None
+    if label is None:
+        return None
+    plain, own = _normal(line), _normal(texts[labels.index(label)])
+    rest = re.sub(rf"^(?:(?:option|choice) )?[(\[]?{re.escape(label.casefold())}(?:[)\].:]\s*|$)", "", plain)
+    return label if rest in ("", own) else None
+
+
 def clean(answer: str) -> str:
     """The bare answer: markup, quotes, currency, thousands commas and the closing period taken off."""
     text = answer.strip()

@@ -93,6 +93,17 @@ def test_choices_are_read(answer: str, label: str | None) -> None:
     assert read_choice(answer, CHOICE["choice_labels"], CHOICE["choice_texts"]) == label
 
 
+@pytest.mark.parametrize(("text", "label"), [
+    ("B) An apple", "B"), ("It grows on trees.\n\nB) An apple.", "B"), ("B", "B"), ("(B)", "B"), ("An apple", "B"),
+    ("B. an apple", "B"), ("B) is wrong", None), ("B) Iron", None), ("C) A car is no fruit", None), ("It is B", None),
+    ("", None), ("B) An apple\nA) Iron\nbecause", None), ("A", "A"), ("Final answer: C\nB) An apple", "C"),
+    ("Final answer: none\nB) An apple", None),
+])  # fmt: skip
+def test_a_last_line_that_is_an_option_is_read_where_no_answer_is_named(text: str, label: str | None) -> None:
+    assert TASKS["arc"].read(text, CHOICE) == label
+    assert not TASKS["arc"].in_form(text)
+
+
 def test_choices_by_number_and_equal_texts() -> None:
     assert read_choice("2", ["1", "2"], ["x", "y"]) == "2"
     assert read_choice("2) y", ["1", "2"], ["x", "y"]) == "2"
