@@ -318,7 +318,9 @@ def evaluate(
     name: Annotated[str, typer.Argument(help="An evaluation's name; `appellate eval list` lists them.")],
     assignments: Assignments = None,
     data: Annotated[Path | None, typer.Option(help="The rows: JSONL, JSON or Parquet.")] = None,
-    judge: Annotated[str | None, typer.Option(help="Who is asked: a run's folder, a checkpoint, or a URL.")] = None,
+    judge: Annotated[str | None, typer.Option(
+        help="Who is asked: a run's folder, a checkpoint, or a URL. Also the model that answers, where one is measured."
+    )] = None,
     out_file: Annotated[Path | None, typer.Option("--out", help="JSON file to write the result to as well.")] = None,
     profile: Profile = None,
     as_json: Json = False,

@@ -59,6 +59,7 @@ def group_of(row: dict[str, str]) -> Group:
 
 async def answer(speaker: Any, steps: list[Any], groups: list[Group], lead: str, vote: bool) -> dict[str, Any]:
     """Greedy accuracy, majority of 8, and the share of greedy answers whose last line has the form asked for."""
+    from pipelines.evaluation.asking import ask_all
     from pipelines.recipes.base import SampleStep
     from pipelines.steps.answers import extract_answer, same_answer
     from pipelines.steps.render import prompt_messages
@@ -69,8 +70,8 @@ async def answer(speaker: Any, steps: list[Any], groups: list[Group], lead: str,
 
     async def texts(sampling: Sampling) -> list[list[str]]:
         sampling = sampling.model_copy(update={"max_tokens": step.sampling.max_tokens})
-        replies = (speaker.reply(messages, sampling, i, f"{i}", None) for i, messages in enumerate(asked))
-        return [[completion.text for completion in reply] for reply in await together(replies)]
+        replies = await ask_all(speaker, asked, sampling)
+        return [[completion.text for completion in reply] or [""] for reply in replies]  # no room for an answer: none
 
     def right(numbers: list[int | None]) -> list[float]:
         return [float(number == g) for number, g in zip(numbers, gold, strict=True)]

@@ -16,7 +16,12 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "text": (lambda v: isinstance(v, str), "text"),  # empty text is data: a model may say nothing
     "number": (_is_number, "a number"),
     "flag": (lambda v: isinstance(v, bool) or v in (0, 1), "true or false"),
+    "label": (lambda v: isinstance(v, (str, int)) and not isinstance(v, bool), "text or a whole number"),
     "texts": (lambda v: isinstance(v, list) and all(isinstance(item, str) for item in v), "a list of texts"),
+    "table": (
+        lambda v: isinstance(v, list) and all(isinstance(r, list) and all(isinstance(c, str) for c in r) for r in v),
+        "a list of rows, each a list of texts",
+    ),
     "flags": (lambda v: isinstance(v, list) and all(isinstance(item, bool) for item in v), "a list of true or false"),
     "numbers": (lambda v: isinstance(v, list) and all(_is_number(item) for item in v), "a list of numbers"),
     "verdicts": (
@@ -30,7 +35,7 @@ def read_columns(
     data: str, needed: dict[str, str], optional: dict[str, str] | None = None, limit: int | None = None,
     check: Callable[[dict[str, Any]], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """Rows as dictionaries of the columns named, whose kinds are those of _KINDS.
+    """Rows as dictionaries of the columns named, whose kinds are those of `_KINDS` above.
 
     An optional column that a row lacks is not in its dictionary. `check` raises Problem for columns that do not fit
     each other. Raises InputError that names file, row and field.

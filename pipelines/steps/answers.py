@@ -5,6 +5,7 @@ Linear in the length of the text. The last answer counts, and a placeholder of t
 
 import json
 import re
+from collections.abc import Sequence
 from fractions import Fraction
 
 from pipelines.recipes.base import Context
@@ -19,9 +20,9 @@ _ANSWER = re.compile(
     r"|\\boxed[ \t]{0,3}\{|\\fbox[ \t]{0,3}\{|^[ \t]{0,3}####(?!#)",
     re.I | re.M,
 )
-_HASHED = re.compile(
-    r"(?:[-+]?[$€£]?[ \t]*[-+]?[\d.][\d,.]*(?:/\d+)?[ \t]*(?:%|[a-z°]{0,12})\.?|\(?[a-z]\)?\.?|\\boxed\{.*)\s*", re.I
-)
+_AMOUNT = r"[-+]?[$€£]?[ \t]*[-+]?[\d.][\d,.]*(?:/\d+)?[ \t]*(?:%|[a-z°]{0,12})\.?"
+_HASHED = re.compile(rf"(?:{_AMOUNT}|\(?[a-z]\)?\.?|\\boxed\{{.*)\s*", re.I)
+_AFTER_A = re.compile(rf"A:[ \t]*({_AMOUNT})", re.I)
 _PLACEHOLDER = re.compile(r"[<\[{][^\d<>\[\]{}]{1,60}[>\]}]|_{2,}|\.{2,}|…|[?]+")
 _SENTENCE = re.compile(r"([-+$€£]{0,2}[\d][\d,]*(?:\.\d+)?[^\s.,;:!?]{0,3})[.,;!?](?:\s.*)?")
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
@@ -34,7 +35,12 @@ _UNIT = re.compile(
     r"(?P<number>[-+]?[0-9.]+(?:/[0-9]+)?)[ \t]*"
     r"(?!.*\b(?:hundred|thousand|[mb]illion|trillion|dozen|percent|or|and|to|not)\b)(?:°|[a-z]+(?:[ \t]+[a-z]+){0,3})"
 )
+_BASED = re.compile(r"([0-9a-f]{1,60})_\{?([0-9]{1,2})\}?")  # 4210_{5}
+_DEGREES = re.compile(r"\^\{?\\circ\}?|°")
 _CHOICE = re.compile(r"\(?([a-z])[).:](?:\s.*)?|\(?([a-z])\)?")
+_OPTION = re.compile(
+    r"(?:(?:option|choice)[ \t])?(?:[(\[]?([a-z]|[0-9]{1,2})[)\].:](?:\s.*)?|([a-z]|[0-9]{1,2}))", re.S
+)
 _MATHEMATICAL = re.compile(r"[\d\\^+*/=<>()\[\]{}-]|\bpi\b|π|√|∞")
 _COMMAND = re.compile(r"\\[a-zA-Z]+|\b(?:sqrt|pi)\b")
 _PROSE = re.compile(r"[^\W\d_]{2,}")
@@ -55,6 +61,7 @@ ANCHORS = 256  # answers looked at, from the last one back; a text with more is 
 def extract_answer(text: str) -> str | None:
     """The last of `Final answer: X`, `Answer: X`, `#### X` and `\\boxed{X}`, cleaned; None without one.
 
+    `A: X` counts where it is the last line and X a number, as solutions in the form of question and answer end.
     Cleaned means: no markdown, quotes, dollar signs, closing period or thousands commas.
     """
     found = _last_answer(text)
@@ -81,8 +88,9 @@ def gives_away(text: str, gold: str) -> bool:
 def same_answer(a: str, b: str) -> bool:
     """Whether two answers say the same; `b` is the gold one, which decides how `a` is understood.
 
-    Equal as normalised text, as exact numbers (1/2 = 0.5, 18 dollars = 18), as the letter of a choice, or else as
-    expressions by math-verify, which cannot hang or raise here. Two different plain numbers are never equal.
+    Equal as normalised text, as exact numbers (1/2 = 0.5, 18 dollars = 18 and 18 = 18 dollars), as the letter of a
+    choice, as numbers to one base, or else as expressions by math-verify, which cannot hang or raise here. Two
+    different plain numbers are never equal.
     """
     left, right = _normal(a), _normal(b)
     if not left or not right:
@@ -95,10 +103,43 @@ def same_answer(a: str, b: str) -> bool:
     if re.fullmatch("[a-z]", right):
         choice = _CHOICE.fullmatch(left)
         return bool(choice) and right in choice.groups()
-    unit = _UNIT.fullmatch(left)
+    unit, wanted = _UNIT.fullmatch(left), _UNIT.fullmatch(right)
     if y is not None and unit:
         return _exact(unit["number"]) == y
+    if x is not None and wanted:  # the question names the unit
+        return _exact(wanted["number"]) == x
+    based, base = _BASED.fullmatch(left), _BASED.fullmatch(right)
+    if based and base:
+        return based.groups() == base.groups()
     return _expression(a) and _expression(b) and symbolic.equal(clean(b), clean(a))
+
+
+def read_choice(answer: str, labels: Sequence[str], texts: Sequence[str]) -> str | None:
+    """The label that an answer to a question with options names, as the option's own text does too; None without one.
+
+    "B", "(b)", "B) Paris", "option B" and "Paris" are label B, where Paris is one option's text alone.
+    """
+    plain = _normal(answer)
+    named = _OPTION.fullmatch(plain)
+    for label in labels:
+        if named and label.casefold() in (named[1], named[2]):
+            return label
+    fitting = [label for label, text in zip(labels, texts, strict=True) if _normal(text) == plain]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def bare_choice(text: str, labels: Sequence[str], texts: Sequence[str]) -> str | None:
+    """The label of the option that a text's last line is and nothing else: "B", "Paris", or "B) Paris" as listed.
+
+    "B) is wrong" is no such line, nor is a label with another option's text.
+    """
+    line = text.strip().rsplit("\n", 1)[-1]
+    label = read_choice(line, labels, texts) if len(line) <= LONGEST else None
+    if label is None:
+        return None
+    plain, own = _normal(line), _normal(texts[labels.index(label)])
+    rest = re.sub(rf"^(?:(?:option|choice) )?[(\[]?{re.escape(label.casefold())}(?:[)\].:]\s*|$)", "", plain)
+    return label if rest in ("", own) else None
 
 
 def clean(answer: str) -> str:
@@ -145,6 +186,11 @@ def gold_chains(group: Group, context: Context) -> list[Sample]:
 
 def _last_answer(text: str) -> tuple[str, int] | None:
     """The last answer that can be read, and where its anchor stands."""
+    ended = text.rstrip()
+    start = ended.rfind("\n") + 1
+    after = _AFTER_A.fullmatch(ended, start) if len(ended) - start <= LONGEST else None
+    if after and (answer := _usable(after[1])):
+        return answer, start
     for match in reversed(list(_ANSWER.finditer(text))[-ANCHORS:]):
         answer = _read(text, match)
         if answer:
@@ -190,7 +236,7 @@ def _braced(text: str, start: int) -> str | None:
 
 
 def _normal(answer: str) -> str:
-    text = " ".join(clean(answer).casefold().split())
+    text = " ".join(_DEGREES.sub(" degrees ", clean(answer).casefold()).split())
     text = text.replace("\\%", "%").replace("\\ ", " ").replace("\\left", "").replace("\\right", "")
     if re.fullmatch(r"\([^(),]*\)", text):
         text = text[1:-1].strip()

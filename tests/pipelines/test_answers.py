@@ -27,19 +27,26 @@ ANSWERS = {
     "#### 1,200\n": "1200",
     "Final answer: 5\n#### Step 2: check": "5",
     "Final answer: 5\nEnd with Final answer: <answer>": "5",
+    "10 + 16 = 26\nA: 26": "26",
+    "The answer is: 5\nA: 1,200 dollars\n": "1200 dollars",
     "Final answer: −3": "-3",  # noqa: RUF001
 }
 NO_ANSWERS = ["", "42", "The answer is obvious", "unanswer: 4", "Final answer:", "Final answer: <answer>", "\\boxed{5",
-              "#### Conclusion", "Final answer: ..."]  # fmt: skip
+              "#### Conclusion", "Final answer: ...", "A: Paris", "A: 26\nB: 27", "A:", "NASA: 26"]  # fmt: skip
 SAME = [
     ("4", "4.0"), ("1/2", "0.5"), ("\\frac{1}{2}", "0.5"), ("1,234", "1234"), ("$18", "18"), ("18 dollars", "18"),
     ("50%", "50"), ("Paris.", "paris"), ("(B)", "B"), ("B) Paris", "B"), ("1e3", "1000"),
     ("0.1", "1/10"), ("x + 1", "1 + x"), ("x = 5", "5"), ("2\\sqrt{3}", "\\sqrt{12}"), ("sqrt(12)", "2\\sqrt{3}"),
+    ("5.4", "5.4 \\text{ cents}"), ("90", "90^\\circ"), ("90 degrees", "90^{\\circ}"), ("90°", "90"),
+    ("4210_5", "4210_{5}"), ("4210", "4210_{5}"), ("Evelyn", "\\text{Evelyn}"), ("C", "\\text{(C)}"),
+    ("(3,\\pi/2)", "\\left( 3, \\frac{\\pi}{2} \\right)"), ("2k+2", "2(k+1)"), ("7, 5, 3", "3,5,7"),
+    ("\\dfrac{14}{3}", "14/3"), ("$32,348", "\\$32,\\!348"), ("2x+3", "y = 2x + 3"),
 ]  # fmt: skip
 DIFFERENT = [
     ("4", "5"), ("3.0000001", "3"), ("", ""), ("4", ""), ("C", "B"), ("5 or 6", "6"), ("3-4", "4"), ("not 5", "5"),
     ("5 million", "5"), ("x = 5 or x = 6", "5"), ("1/0", "5"), ("London", "Paris"), ("5, 6", "6"),
-    ("0.333333333", "1/3"),
+    ("0.333333333", "1/3"), ("5", "5.4 \\text{ cents}"), ("5 m", "5 km"), ("4210_6", "4210_{5}"), ("(3,5)", "[3,5]"),
+    ("(\\pi/2,3)", "\\left( 3, \\frac{\\pi}{2} \\right)"), ("3,5", "3,5,7"), ("5", "5 dozen"), ("34", "\\frac34"),
 ]  # fmt: skip
 
 
