@@ -7,7 +7,11 @@ from pipelines.config import ConfigError
 from pipelines.evaluation.base import Evaluation
 
 # name: the module that has its class as `EVALUATION`; imported only when asked for
-EVALUATIONS: dict[str, str] = {}
+EVALUATIONS: dict[str, str] = {
+    "judge-accuracy": "judge_accuracy",
+    "judge-bias": "judge_bias",
+    "judge-correlation": "judge_correlation",
+}
 
 
 def get_evaluation(name: str) -> type[Evaluation]:

@@ -3,9 +3,10 @@
 import math
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any, get_args
+from typing import Any
 
-from pipelines.records import Group, Pair, Status
+from actors.votes import positions, statuses
+from pipelines.records import Group, Pair
 from pipelines.steps.aggregate import mean
 from pipelines.steps.judgements import distinct_samples, sample_scores
 from pipelines.steps.select import EPSILON
@@ -37,9 +38,9 @@ def accounting(groups: Iterable[Group], pairs: Iterable[Pair]) -> dict[str, Any]
             "kinds": _counts(s["kind"] for s in samples),
             "truncated": sum(s["finish_reason"] == "length" for s in samples),
         },
-        "judgements": {**_statuses([j["status"] for j in judgements]), **_positions(compared)},
+        "judgements": {**statuses([j["status"] for j in judgements]), **positions(compared)},
         "unjudged_samples": sum(_unjudged(group, judged) for group in groups) if judged else None,
-        "meta_judgements": {**_statuses([m["status"] for m in meta]), **_positions(reviewed)},
+        "meta_judgements": {**statuses([m["status"] for m in meta]), **positions(reviewed)},
         "tied_prompts": sum(_tied(group) for group in groups),
         "dropped": _counts(reason for g in groups if (reason := g["dropped"])),
         "pairs": _counts(p["kind"] for p in pairs),
@@ -49,25 +50,6 @@ def accounting(groups: Iterable[Group], pairs: Iterable[Pair]) -> dict[str, Any]
 
 def _counts(names: Iterable[str]) -> dict[str, int]:
     return dict(sorted(Counter(names).items()))
-
-
-def _statuses(statuses: list[Status]) -> dict[str, Any]:
-    counts = {status: statuses.count(status) for status in get_args(Status)}
-    total = len(statuses)
-    return {
-        "total": total,
-        "counts": counts,
-        "rates": {status: count / total if total else None for status, count in counts.items()},
-    }
-
-
-def _positions(verdicts: list[tuple[str | None, int]]) -> dict[str, Any]:
-    """Ties, and how often the one shown first won, from (winner as listed, order)."""
-    first = [(winner == "B") == bool(order) for winner, order in verdicts if winner in ("A", "B")]
-    return {
-        "ties": sum(winner == "tie" for winner, _ in verdicts),
-        "first_position_rate": sum(first) / len(first) if first else None,
-    }
 
 
 def _judged(group: Group) -> set[str]:
