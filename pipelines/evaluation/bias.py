@@ -4,18 +4,17 @@ Every order is one observation. A logistic regression without a constant explain
 and by place; as every term changes its sign with the listing, exchanging A and B changes nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from pipelines.evaluation.base import Estimate
 from pipelines.evaluation.comparisons import Comparison
-from pipelines.evaluation.intervals import bootstrap_interval
 from pipelines.evaluation.verdict_numbers import SIGN, Outcome, points, share
 
-RIDGE = 1e-4  # keeps the coefficients of a judge that is always right finite
-RESAMPLES = 200
+PRIOR_SD = 2.5  # of an effect in log-odds: wide for what judges show
+Z = 1.959964  # of 95 %
 
 
 class Effects(NamedTuple):
@@ -39,23 +38,41 @@ def observations(outcomes: Sequence[Outcome]) -> np.ndarray:
     return np.asarray(found, float).reshape(-1, 5)
 
 
-def fit(seen: np.ndarray) -> Effects:
-    """The regression of `observations` by maximum likelihood; a tie counts half for either side."""
+def fit(seen: np.ndarray) -> tuple[Effects, Effects]:
+    """The regression of `observations` and its standard errors; a tie counts half for either side.
+
+    A normal prior of standard deviation PRIOR_SD keeps the effects of a judge that is always right finite. Errors are
+    those of whole rows (the sandwich of Liang and Zeger 1986), with the prior's information as one more row.
+    """
     from scipy.optimize import minimize
     from scipy.special import expit
 
-    y, terms = seen[:, 1], seen[:, 2:]
-    varies = np.abs(terms).sum(0) > 0
+    rows, y = np.unique(seen[:, 0], return_inverse=True)[1], seen[:, 1]
+    varies = np.abs(seen[:, 2:]).sum(0) > 0
+    terms, prior = seen[:, 2:][:, varies], 1 / PRIOR_SD**2
+    effects, errors = np.zeros(3), np.zeros(3)
+    if not varies.any():
+        return Effects(*effects), Effects(*errors)
 
-    def loss(b: np.ndarray) -> tuple[float, np.ndarray]:
-        x = terms[:, varies] @ b
-        value = (np.logaddexp(0, x) - y * x).sum() + RIDGE * (b**2).sum()
-        return float(value), terms[:, varies].T @ (expit(x) - y) + 2 * RIDGE * b
+    def loss(b: np.ndarray) -> float:
+        x = terms @ b
+        return float((np.logaddexp(0, x) - y * x).sum() + prior * (b**2).sum() / 2)
 
-    found = np.zeros(3)
-    if varies.any() and len(y):
-        found[varies] = minimize(loss, np.zeros(int(varies.sum())), jac=True, method="BFGS").x
-    return Effects(*(float(b) for b in found))
+    def gradient(b: np.ndarray) -> np.ndarray:
+        return terms.T @ (expit(terms @ b) - y) + prior * b
+
+    def curvature(b: np.ndarray) -> np.ndarray:
+        p = expit(terms @ b)
+        return (terms * (p * (1 - p))[:, None]).T @ terms + prior * np.eye(len(b))
+
+    start = np.zeros(int(varies.sum()))
+    b = minimize(loss, start, jac=gradient, hess=curvature, method="trust-exact", options={"gtol": 1e-8}).x
+    each = terms * (expit(terms @ b) - y)[:, None]
+    by_row = np.stack([np.bincount(rows, column) for column in each.T], axis=1)
+    inverse = np.linalg.inv(curvature(b))
+    spread = inverse @ (by_row.T @ by_row + prior * np.eye(len(b))) @ inverse
+    effects[varies], errors[varies] = b, np.sqrt(np.diag(spread))
+    return Effects(*map(float, effects)), Effects(*map(float, errors))
 
 
 def length_estimates(outcomes: Sequence[Outcome], seed: int = 0) -> dict[str, Estimate]:
@@ -79,21 +96,17 @@ def length_estimates(outcomes: Sequence[Outcome], seed: int = 0) -> dict[str, Es
     }
     if len(seen) < 3:
         return found | {"agreement_at_equal_length": Estimate(value=None, n=len(seen), why="too few verdicts")}
-    rows = seen[:, 0].astype(int)
+    effects, errors = fit(seen)
 
-    def of(effect: str, odds: bool) -> Estimate:
-        def statistic(*columns: np.ndarray) -> float:
-            value = getattr(fit(np.stack(columns, axis=1)), effect)
-            return float(expit(value)) if odds else value
+    def of(effect: str, transform: Callable[[float], float]) -> Estimate:
+        value, reach = getattr(effects, effect), Z * getattr(errors, effect)
+        return Estimate(value=transform(value), interval=(transform(value - reach), transform(value + reach)),
+                        n=len(seen))
 
-        columns = [seen[:, i] for i in range(5)]
-        ends = bootstrap_interval(statistic, *columns, clusters=rows, resamples=RESAMPLES, seed=seed)
-        return Estimate(value=statistic(*columns), interval=ends, n=len(seen))
-
-    found["agreement_at_equal_length"] = of("label", odds=True)
-    found["length_effect_log_odds"] = of("length", odds=False)
+    found["agreement_at_equal_length"] = of("label", lambda x: float(expit(x)))
+    found["length_effect_log_odds"] = of("length", float)
     if seen[:, 4].any():
-        found["first_place_effect_log_odds"] = of("place", odds=False)
+        found["first_place_effect_log_odds"] = of("place", float)
     return found
 
 

@@ -130,13 +130,13 @@ def is_url(judge: str) -> bool:
 async def live_judge(url: str, transport: httpx.AsyncBaseTransport | None = None) -> AsyncGenerator[LiveJudge]:
     """The judge at `url`, with or without /v1/judgements at its end; the key comes from APPELLATE_API_KEY."""
     parts = urlsplit(url)
-    base = url.rstrip("/").removesuffix("/v1/judgements").removesuffix("/v1")
+    path = parts.path.rstrip("/").removesuffix("/v1/judgements").removesuffix("/v1")
+    base = f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}{path}"  # no user, no password
     key = os.environ.get(API_KEY)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     timeout = httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
     limits = httpx.Limits(max_connections=CONCURRENCY)
-    name = f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}{urlsplit(base).path}"
     async with httpx.AsyncClient(
         base_url=base, headers=headers, timeout=timeout, limits=limits, transport=transport
     ) as client:
-        yield LiveJudge(client, name)
+        yield LiveJudge(client, base)

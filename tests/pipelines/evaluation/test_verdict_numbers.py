@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.verdicts import as_listed
@@ -47,6 +47,7 @@ def test_the_fixture_of_auto_j() -> None:
     assert (found["right_in_both_orders"].value, found["consistency"].value) == (0.5, 0.75)
 
 
+@settings(max_examples=15, deadline=None)  # each makes two dozen intervals
 @given(OUTCOMES)
 def test_with_every_verdict_readable_both_orders_are_those_of_auto_j(outcomes: list[Outcome]) -> None:
     read = [o for o in outcomes if None not in o.verdicts]
@@ -57,6 +58,7 @@ def test_with_every_verdict_readable_both_orders_are_those_of_auto_j(outcomes: l
         assert found["consistency"].value == pytest.approx(consistency(rows))
 
 
+@settings(max_examples=15, deadline=None)  # each makes two dozen intervals
 @given(OUTCOMES)
 def test_exchanging_what_is_listed_changes_no_number(outcomes: list[Outcome]) -> None:
     turned = [
@@ -69,6 +71,7 @@ def test_exchanging_what_is_listed_changes_no_number(outcomes: list[Outcome]) ->
         assert there[name].value == (None if estimate.value is None else pytest.approx(estimate.value)), name
 
 
+@settings(max_examples=15, deadline=None)  # each makes two dozen intervals
 @given(OUTCOMES)
 def test_a_judge_of_places_is_right_half_of_the_time(outcomes: list[Outcome]) -> None:
     decided = [o._replace(verdicts=("A", "B")) for o in outcomes if o.label != "tie"]
