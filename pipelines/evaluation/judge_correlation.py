@@ -1,23 +1,20 @@
 """`judge-correlation`: scores of a judge, or of a recorded column, against gold scores."""
 
-import asyncio
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
-from actors.votes import mean_scores, votes_of
+from actors.votes import Vote, mean_scores
 from pipelines.config import ConfigError
 from pipelines.evaluation.base import Evaluation, Result
 from pipelines.evaluation.comparisons import Comparison
 from pipelines.evaluation.correlations import Scored, correlation_estimates
 from pipelines.evaluation.data import name_of, read_columns
-from pipelines.evaluation.judged import JudgeSettings, as_group, settings_of
+from pipelines.evaluation.judged import JudgeSettings, abstentions, ask, settings_of
 from pipelines.evaluation.scale_use import scale_estimates, scale_rows
 from pipelines.manifest import source_hash
-from pipelines.recipes.base import Context, JudgeStep
-from pipelines.steps.make_prompts import given_sample
 from pipelines.steps.rows import InputError
 
 if TYPE_CHECKING:
@@ -118,33 +115,11 @@ async def score_items(
     judging: "Judging", items: list[Item], settings: CorrelationSettings, criteria: str | None
 ) -> tuple[list[list[float | None]], list[str], Counter[str]]:
     """The scores of every vote on each text (None where it cannot be read), weight versions, abstentions by reason."""
-    from actors.chat import ChatFormatError
-    from actors.judge import Judge
-    from actors.speaker import PromptTooLong
-
-    judge, step, reasons = Judge(judging.speaker), settings.step(), Counter[str]()
-    context, versions = Context(settings.seed, "judge-correlation", 0), set[str]()
-
-    async def one(number: int, item: Item) -> list[float | None]:
-        meta = ({"criteria": criteria} if criteria else {}) | item.meta
-        group, template = as_group(Comparison(0, item.prompt, "", "", "tie", meta=meta), step.template, number)
-        sample = given_sample(group["prompt_id"], 0, "given", item.response)
-        own = JudgeStep(step.protocol, step.sampling, template, step.structured)
-        try:
-            made = await judge.judge(group, [sample], own, context, judging.weight_version, 0)
-        except PromptTooLong:
-            reasons["prompt_too_long"] += 1
-            return []
-        except ChatFormatError:
-            reasons["unusable_text"] += 1
-            return []
-        votes = votes_of(made, settings.name, [sample["sample_id"]])
-        reasons.update(vote.status for vote in votes if vote.status != "ok")
-        versions.update(j["weight_version"] for j in made)
-        return [vote.score for vote in votes]
-
-    said = list(await asyncio.gather(*(one(number, item) for number, item in enumerate(items))))
-    return said, sorted(versions), reasons
+    made = [Comparison(0, item.prompt, item.response, "", "tie",
+                       meta=({"criteria": criteria} if criteria else {}) | item.meta) for item in items]
+    judged, versions = await ask(judging, made, settings, "judge-correlation", count=1)
+    reasons = Counter(abstentions(judged))
+    return [[vote.score for vote in one.votes] for one in judged], versions, reasons
 
 
 class JudgeCorrelation(Evaluation):
@@ -167,11 +142,11 @@ class JudgeCorrelation(Evaluation):
             said: list[list[float | None]] = [[item.score] for item in items]
             versions, reasons = [], Counter({"missing": sum(item.score is None for item in items)})
         else:
-            criteria = settings.criteria or ASPECTS.get(gold)
+            criteria = settings.criteria or (None if judge.live else ASPECTS.get(gold))
             said, versions, reasons = await score_items(judge, items, settings, criteria)
             how = "the first token's probabilities" if settings.asked.weighed else f"{settings.votes} written vote(s)"
             notes.append(f"protocol {settings.name}, {how}" + (f", criteria: {criteria}" if criteria else ""))
-        scores = [mean_scores(votes_as_scores(votes), 1)[0] for votes in said]
+        scores = [mean_scores([Vote(0, "ok", score=score) for score in votes], 1)[0] for votes in said]
         scored = [Scored(item.group, item.system, item.gold, s) for item, s in zip(items, scores, strict=True)]
         estimates = correlation_estimates(scored, settings.seed)
         given = [score for votes in said for score in votes if score is not None]
@@ -183,13 +158,6 @@ class JudgeCorrelation(Evaluation):
             estimates=estimates | scale_estimates(given, scale), abstentions={k: n for k, n in reasons.items() if n},
             tables={"scores": scale_rows(given)}, notes=notes, settings=settings_of(settings),
         )
-
-
-def votes_as_scores(scores: list[float | None]) -> list[Any]:
-    """Scores as votes on one response."""
-    from actors.votes import Vote
-
-    return [Vote(0, "missing" if score is None else "ok", score=score) for score in scores]
 
 
 EVALUATION = JudgeCorrelation

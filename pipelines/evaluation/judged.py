@@ -132,15 +132,15 @@ def _said(verdict: str | None, order: int) -> Vote:
 
 
 async def ask(
-    judging: "Judging", comparisons: Sequence[Comparison], settings: JudgeSettings, name: str
+    judging: "Judging", comparisons: Sequence[Comparison], settings: JudgeSettings, name: str, count: int = 2
 ) -> tuple[list[Judged], list[str]]:
     """The comparisons judged, all at once, and the weight versions that answered. Raises ConfigError.
 
-    What cannot be put to the judge (too long, refused) has no votes and a reason.
+    What cannot be put to the judge (too long, refused) has no votes and a reason. With `count` 1 only A is scored.
     """
     shown = _with_criteria(comparisons, settings)
     if judging.live is not None:
-        return await _ask_live(judging.live, shown, settings)
+        return await _ask_live(judging.live, shown, settings, count)
     from actors.judge import Judge
 
     judge, step = Judge(judging.speaker), settings.step()
@@ -149,7 +149,7 @@ async def ask(
     async def one(number: int, made: Comparison) -> tuple[Judged, list[str]]:
         group, template = as_group(made, step.template, number)
         own = JudgeStep(step.protocol, step.sampling, template, step.structured)
-        texts = (made.response_a, made.response_b)
+        texts = (made.response_a, made.response_b)[:count]
         said = await judge_pair(judge, group, texts, own, context, judging.weight_version, settings.both_orders)
         pointwise = settings.asked.responses == 1
         if isinstance(said, str):
@@ -162,10 +162,10 @@ async def ask(
 
 
 async def judge_pair(
-    judge: "Judge", group: Group, texts: tuple[str, str], step: JudgeStep, context: Context, version: str,
+    judge: "Judge", group: Group, texts: Sequence[str], step: JudgeStep, context: Context, version: str,
     both_orders: bool = True,
 ) -> list[Judgement] | str:
-    """The judgements of two responses in both orders, or of each by itself; or why they could not be asked for."""
+    """The judgements of two responses in both orders, or of each one by itself; or why they could not be asked for."""
     from actors.chat import ChatFormatError
     from actors.speaker import PromptTooLong
 
@@ -218,7 +218,7 @@ def _with_criteria(comparisons: Sequence[Comparison], settings: JudgeSettings) -
 
 
 async def _ask_live(
-    live: LiveJudge, comparisons: Sequence[Comparison], settings: JudgeSettings
+    live: LiveJudge, comparisons: Sequence[Comparison], settings: JudgeSettings, count: int
 ) -> tuple[list[Judged], list[str]]:
     if settings.name not in ("pairwise", "additive"):
         raise ConfigError(f"a live judge has the protocols pairwise and additive, not {settings.name}; name a "
@@ -230,7 +230,7 @@ async def _ask_live(
             "max_tokens": settings.max_tokens, "structured": settings.structured, "both_orders": settings.both_orders}
 
     async def one(number: int, made: Comparison) -> tuple[Judged, str | None]:
-        body = {**same, "prompt": made.prompt, "responses": [made.response_a, made.response_b],
+        body = {**same, "prompt": made.prompt, "responses": [made.response_a, made.response_b][:count],
                 "seed": (settings.seed + 1_000_000 * number) % 2**30}
         try:
             reply = await live.judge(body)

@@ -112,7 +112,7 @@ def judge_estimates(outcomes: Sequence[Outcome], seed: int = 0) -> dict[str, Est
     return {
         "accuracy": accuracy(outcomes, seed=seed),
         "accuracy_ties_half": accuracy(outcomes, tie=0.5, seed=seed),
-        "accuracy_abstentions_half": accuracy(outcomes, tie=0.5, unread=0.5, seed=seed),
+        "accuracy_abstentions_half": accuracy(outcomes, unread=0.5, seed=seed),
         "right_in_both_orders": _of(outcomes, right_in_both_orders, one_order, seed),
         "decision_accuracy": _of(
             outcomes, lambda o: None if o.decided is None else float(o.decided == o.label), "no decision", seed
@@ -143,7 +143,7 @@ def subset_rows(outcomes: Sequence[Outcome], key: Callable[[Outcome], str], name
             "low": correct.interval and correct.interval[0],
             "high": correct.interval and correct.interval[1],
             "ties as half": accuracy(some, tie=0.5).value,
-            "abstentions as half": accuracy(some, tie=0.5, unread=0.5).value,
+            "abstentions as half": accuracy(some, unread=0.5).value,
             "right in both orders": _of(some, right_in_both_orders, "", 0).value,
             "flip rate": _of(some, flipped, "", 0).value,
             "ties": sum(v == "tie" for v in verdicts),

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from actors.votes import positions, statuses
+from actors.votes import positions, rates, statuses
 from pipelines.records import Group, Pair
 from pipelines.steps.aggregate import mean
 from pipelines.steps.judgements import distinct_samples, sample_scores
@@ -17,17 +17,16 @@ BIN = 0.5  # width of the margin histogram's bins, in score units
 def accounting(groups: Iterable[Group], pairs: Iterable[Pair]) -> dict[str, Any]:
     """Counts of one iteration from its groups as selection returned them, and its pairs. Plain JSON values.
 
-    groups, samples {total, kinds, truncated}, judgements {total, counts, rates, ties, first_position_rate}, where the
-    last two are of comparisons, unjudged_samples (distinct ones that no judgement is about, as when the judge's prompt
-    was too long, of the kinds that were judged; None where nothing was), meta_judgements (as judgements), tied_prompts,
-    dropped {reason: n}, pairs {kind: n}, and by kind the mean characters of both sides, margin mean and histogram
-    {lower edge: n}. Rates and means of nothing are None.
+    groups, samples {total, kinds, truncated}, judgements (see actors.votes.rates), unjudged_samples (distinct ones that
+    no judgement is about, as when the judge's prompt was too long, of the kinds that were judged; None where nothing
+    was), meta_judgements {total, counts, rates, ties, first_position_rate}, tied_prompts, dropped {reason: n}, pairs
+    {kind: n}, and by kind the mean characters of both sides, margin mean and histogram {lower edge: n}. Rates and means
+    of nothing are None.
     """
     groups, pairs = list(groups), list(pairs)
     samples = [s for g in groups for s in g["samples"]]
     judgements = [j for g in groups for j in g["judgements"]]
     meta = [m for g in groups for m in g["meta_judgements"]]
-    compared = [(j.get("verdict"), j["order"]) for j in judgements if j["status"] == "ok" and len(j["sample_ids"]) == 2]
     reviewed = [(m.get("winner"), m["order"]) for m in meta if m["status"] == "ok"]
     judged = {s["kind"] for g in groups if (ids := _judged(g)) for s in g["samples"] if s["sample_id"] in ids}
     kinds = sorted({p["kind"] for p in pairs})
@@ -38,7 +37,7 @@ def accounting(groups: Iterable[Group], pairs: Iterable[Pair]) -> dict[str, Any]
             "kinds": _counts(s["kind"] for s in samples),
             "truncated": sum(s["finish_reason"] == "length" for s in samples),
         },
-        "judgements": {**statuses([j["status"] for j in judgements]), **positions(compared)},
+        "judgements": rates(judgements),
         "unjudged_samples": sum(_unjudged(group, judged) for group in groups) if judged else None,
         "meta_judgements": {**statuses([m["status"] for m in meta]), **positions(reviewed)},
         "tied_prompts": sum(_tied(group) for group in groups),

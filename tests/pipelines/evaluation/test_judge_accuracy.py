@@ -173,7 +173,7 @@ def test_criteria_come_from_the_row_its_scenario_or_the_settings(
     judging = oracle(data, rule(), settings)
     result = asyncio.run(JudgeAccuracy().run(data, judging, settings))
     assert values(result)["accuracy"] == 1.0
-    truth = judging.speaker.client.engine.truth  # ty: ignore[unresolved-attribute]
+    truth = judging.speaker.client.engine.truth  # ty: ignore[missing-attribute]
     asked = "".join(chr(i) for i in truth.asked[0][1].prompt_ids)
     assert all(text in asked for text in shown)
 

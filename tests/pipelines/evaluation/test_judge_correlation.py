@@ -1,9 +1,11 @@
 """Correlations against scipy, by level, of recorded columns and of oracles."""
 
 import asyncio
+import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import httpx
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -11,11 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from actors.speaker import Speaker
 from pipelines.config import ConfigError
 from pipelines.evaluation.base import Result, read_settings
 from pipelines.evaluation.comparisons import Comparison
 from pipelines.evaluation.correlations import Scored, correlation_estimates, kendall, pearson, spearman
 from pipelines.evaluation.judge_correlation import JudgeCorrelation, drawn, read_items
+from pipelines.evaluation.live import live_judge
+from pipelines.evaluation.sources import Judging, NoSpeaker
 from pipelines.steps.rows import InputError
 from tests.oracles import mute, rule
 from tests.pipelines.evaluation.judges import judging_of, write_rows
@@ -118,3 +123,19 @@ def test_what_cannot_be_correlated_is_named(
 ) -> None:
     with pytest.raises(error, match=message):
         run(write_rows(tmp_path / "rows.jsonl", rows), None, *words)
+
+
+async def test_a_live_judge_scores_texts_one_by_one(tmp_path: Path) -> None:
+    def handler(request: httpx.Request) -> httpx.Response:
+        body = json.loads(request.content)
+        (text,) = body["responses"]
+        vote = {"responses": [0], "order": 0, "status": "ok", "score": float(len(text)), "verdict": None}
+        return httpx.Response(200, json={"votes": [vote], "weight_version": "v2"})
+
+    rows = [{"prompt": f"p{i}", "response": "x" * i, "gold": i * i} for i in range(1, 5)]
+    data, settings = write_rows(tmp_path / "rows.jsonl", rows), read_settings(JudgeCorrelation, ["protocol=additive"])
+    async with live_judge("http://judge.test", httpx.MockTransport(handler)) as live:
+        judging = Judging(live.name, "v2", cast(Speaker, NoSpeaker(live.name)), live)
+        result = await JudgeCorrelation().run(data, judging, settings)
+    assert result.estimates["dataset spearman"].value == 1.0
+    assert (result.weight_version, result.judge) == ("v2", "http://judge.test")

@@ -225,3 +225,39 @@ async def test_another_service_at_the_address_is_named() -> None:
         await with_judge(lambda r: httpx.Response(404, text="nothing here"), lambda live: live.judge({}))
     with pytest.raises(Refused):
         await with_judge(lambda r: httpx.Response(422, json={"error": "x"}), lambda live: live.judge({}))
+
+
+def test_the_endpoint_itself_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The HTTP application with a scripted judge behind it: what it sends is what is read here."""
+    from types import SimpleNamespace
+
+    from ray import serve
+
+    from serve.app import JudgeApp, api
+    from tests.serve.test_app import Handle, ScriptedJudge
+
+    def say(shown: list[str], order: int, call: int) -> tuple[str, str]:
+        if len(shown) == 1:
+            return f"Score: {5 if shown[0].startswith('good') else 2}", "v3"
+        seen = shown[::-1] if order else shown
+        return f"Winner: {'AB'[seen[1].startswith('good')]}", "v3"
+
+    deployment: Any = JudgeApp
+    app = object.__new__(deployment.func_or_class.__mro__[1])  # the class below Serve's wrapper
+    app._name, app._judge = "run-a", ScriptedJudge(say)
+    app._client = SimpleNamespace(handle=Handle({"version": "v3"}))
+    monkeypatch.setattr(serve, "get_replica_context", lambda: SimpleNamespace(servable_object=app))
+
+    async def measured(data: str, *words: str) -> Result:
+        settings = read_settings(JudgeAccuracy, list(words))
+        async with live_judge("http://judge.test", httpx.ASGITransport(api)) as live:
+            judging = Judging(live.name, await live.version(), cast(Speaker, NoSpeaker(live.name)), live)
+            return await JudgeAccuracy().run(data, judging, settings)
+
+    rows = labelled_rows(6)
+    rows[0]["response_a"] = ""
+    data = write_rows(tmp_path / "pairs.jsonl", rows)
+    for words in ([], ["protocol=additive"]):
+        result = asyncio.run(measured(data, *words))
+        assert (result.estimates["accuracy"].value, result.estimates["accuracy"].n) == (1.0, 5)
+        assert (result.abstentions, result.weight_version) == ({"refused": 1}, "v3")

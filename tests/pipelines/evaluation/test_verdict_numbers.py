@@ -32,7 +32,7 @@ def test_by_hand() -> None:
     assert [points(o) for o in BY_HAND] == [1.0, 0.0, 1.0, 1.0]
     assert found["accuracy"] == (0.75, 4)
     assert found["accuracy_ties_half"] == (0.8125, 4)
-    assert found["accuracy_abstentions_half"] == ((1 + 0.25 + 0.75 + 1) / 4, 4)
+    assert found["accuracy_abstentions_half"] == ((1 + 0 + 0.75 + 1) / 4, 4)
     assert found["right_in_both_orders"] == (2 / 3, 3)
     assert (found["consistency"], found["flip_rate"]) == ((2 / 3, 3), (pytest.approx(1 / 3), 3))
     assert found["decision_accuracy"] == (2 / 3, 3)
