@@ -42,12 +42,13 @@ def points(outcome: Outcome, tie: float = 0.0, unread: float | None = None) -> f
 
 
 def share(values: Sequence[tuple[int, float]], why: str, seed: int = 0) -> Estimate:
-    """The mean of (row, value): Wilson's interval for yes and no one a row, else a bootstrap over rows."""
+    """The mean of (row, value). Wilson's interval of yes and no, one a row or all alike; else a bootstrap of rows."""
     if not values:
         return Estimate(value=None, n=0, why=why)
     rows, held = zip(*values, strict=True)
-    if len(set(rows)) == len(rows) and set(held) <= {0.0, 1.0}:
-        interval = proportion_interval(sum(held), len(held))
+    clusters, constant = len(set(rows)), len(set(held)) == 1
+    if set(held) <= {0.0, 1.0} and (constant or clusters == len(rows)):
+        interval = proportion_interval(clusters * held[0] if constant else sum(held), clusters)
     else:
         which = np.unique(rows, return_inverse=True)[1]
         interval = bootstrap_interval(_ratio, np.bincount(which, held), np.bincount(which), seed=seed)
@@ -138,16 +139,15 @@ def subset_rows(outcomes: Sequence[Outcome], key: Callable[[Outcome], str], name
         correct = accuracy(some)
         rows.append({
             name: value,
-            "comparisons": len(some),
+            "n": len(some),
             "accuracy": correct.value,
             "low": correct.interval and correct.interval[0],
             "high": correct.interval and correct.interval[1],
-            "ties as half": accuracy(some, tie=0.5).value,
-            "abstentions as half": accuracy(some, unread=0.5).value,
-            "right in both orders": _of(some, right_in_both_orders, "", 0).value,
-            "flip rate": _of(some, flipped, "", 0).value,
+            "unread half": accuracy(some, unread=0.5).value,
+            "both right": _of(some, right_in_both_orders, "", 0).value,
+            "flips": _of(some, flipped, "", 0).value,
             "ties": sum(v == "tie" for v in verdicts),
-            "abstained": sum(v is None for v in verdicts),
+            "unread": sum(v is None for v in verdicts),
         })
     return rows
 

@@ -88,6 +88,12 @@ def test_a_mute_judge_has_abstained_and_made_no_error() -> None:
     assert found["accuracy_abstentions_half"].value == 0.5
 
 
+def test_what_never_happens_has_an_interval_of_its_rows_all_the_same() -> None:
+    found = judge_estimates([Outcome(i, "A", ("A", "A")) for i in range(50)])
+    assert found["ties"].interval == pytest.approx((0.0, 0.0713), abs=1e-3)  # Wilson, 0 of 50 rows
+    assert found["readable"].interval == pytest.approx((0.9287, 1.0), abs=1e-3)
+
+
 def test_comparisons_of_one_row_are_one_cluster() -> None:
     alone = [Outcome(i, "A", ("A" if i % 2 else "B",)) for i in range(40)]
     together = [Outcome(i, "A", ("A" if i % 2 else "B",)) for i in range(40) for _ in range(9)]
@@ -122,7 +128,7 @@ def test_sections_are_weighted_by_comparisons_and_the_overall_score_by_sections(
 def test_a_subset_has_its_abstentions_in_a_column_of_their_own() -> None:
     outcomes = [Outcome(0, "A", ("A", None), subset="x"), Outcome(1, "A", ("B", "B"), subset="y")]
     rows = subset_rows(outcomes, lambda o: o.subset, "subset")
-    assert [(r["subset"], r["accuracy"], r["abstentions as half"], r["abstained"]) for r in rows] == [
+    assert [(r["subset"], r["accuracy"], r["unread half"], r["unread"]) for r in rows] == [
         ("x", 1.0, 0.75, 1), ("y", 0.0, 0.0, 0)
     ]
 
