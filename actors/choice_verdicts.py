@@ -1,11 +1,9 @@
-"""Reading judgements whose verdict is one of a few words, a boxed letter, or the probabilities of the digits.
+"""Reading judgements whose verdict is one of a few words or a boxed letter.
 
 The same contract as in actors/verdicts.py, pure and linear too.
 """
 
-import math
 import re
-from collections.abc import Mapping
 
 from actors.verdicts import (
     BRACKETED,
@@ -22,7 +20,6 @@ from actors.verdicts import (
     quotations,
     skip,
 )
-from actors.weighed_verdicts import read_logps
 
 _DECISION = re.compile(
     START + r"final[*_ \t]{1,4}decision[*_ \t]{0,4}(?:is" + END + r"[ \t]*[:：]?|[:：=])", re.I  # noqa: RUF001
@@ -115,27 +112,6 @@ def parse_boxed(text: str, truncated: bool = False) -> Reading[str]:
         return Reading(None, "ambiguous")
     (value,) = said
     return Reading(value, "ok") if value in _BOXES.values() else Reading(None, "out_of_range")
-
-
-def parse_digits(text: str, truncated: bool = False) -> Reading[float]:
-    """The expected digit from a JSON object of log-probabilities by digit, as Self-J scores (2409.00935).
-
-    `truncated` says nothing here: the one token that was asked for always reaches the limit.
-    """
-    logps = read_logps(text, "0123456789")
-    if logps.value is None:
-        return Reading(None, logps.status)
-    value = expected_digit(logps.value)
-    return Reading(None, "missing") if value is None else Reading(value, "ok")
-
-
-def expected_digit(logps: Mapping[str, float]) -> float | None:
-    """sum v p_v / sum p_v over the digits v given; None when they have no probability at all (R14, section 3)."""
-    most = max(logps.values(), default=-math.inf)
-    if most == -math.inf:
-        return None
-    weights = {int(digit): math.exp(logp - most) for digit, logp in logps.items()}
-    return math.fsum(v * w for v, w in weights.items()) / math.fsum(weights.values())
 
 
 def _decided(value: str, text: str, start: int, end: int) -> Found[str] | None:

@@ -27,15 +27,10 @@ class Judge:
         ids = [sample["sample_id"] for sample in samples]
         stage = ("judge", step.template) if group["judgements"] else ("judge",)
         place = (context.run_seed, context.recipe, context.iteration, group["prompt_id"], *stage, *ids, order)
-        protocol = PROTOCOLS[step.protocol]
-        if protocol.weighed:
-            messages = judge_messages(step.template, group, *samples)
-            completions = [await self._speaker.weigh(messages, protocol.verdict.choices, version)]
-        else:
-            completions = await self.ask(
-                group, samples, step.protocol, step.sampling, record_seed(*place), record_id(*place), version, order,
-                step.template, step.structured,
-            )
+        completions = await self.ask(
+            group, samples, step.protocol, step.sampling, record_seed(*place), record_id(*place), version, order,
+            step.template, step.structured,
+        )
         return [
             judgement_record(c, ids, order, step.protocol, step.template, record_id(*place, c.index))
             for c in completions
@@ -54,11 +49,15 @@ class Judge:
         template: str,
         structured: bool,
     ) -> list[Completion]:
-        """The raw replies; with `structured` every one ends in a readable verdict."""
-        messages = judge_messages(template, group, *(samples[::-1] if order else samples))
+        """The raw replies; with `structured` every one ends in a readable verdict. Weighed, there is one."""
+        known = PROTOCOLS[protocol]
+        messages = judge_messages(template, group, *(samples[::-1] if order else samples), **known.variables)
+        if known.weighed:
+            return [await self._speaker.weigh(messages, known.verdict.choices, version)]
         if structured:
-            form = PROTOCOLS[protocol].verdict
-            return await self._speaker.reply_with_verdict(messages, sampling, seed, request_id, version, form)
+            return await self._speaker.reply_with_verdict(
+                messages, sampling, seed, request_id, version, known.verdict
+            )
         return await self._speaker.reply(messages, sampling, seed, request_id, version)
 
 

@@ -53,7 +53,7 @@ class Speaker:
                 return list(replies)
         raise ModelUnavailable("the weights changed faster than the model could answer")
 
-    async def weigh(self, messages: list[Message], choices: Sequence[str], version: str) -> Completion:
+    async def weigh(self, messages: list[Message], choices: Sequence[str], version: str | None) -> Completion:
         """How likely each of `choices` is as the reply's first token, with or without a space before it.
 
         The text is a JSON object of log-probabilities, null for what cannot come; no token is written and no seed is

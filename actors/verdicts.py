@@ -1,4 +1,4 @@
-"""Reading a judgement: here and in actors/choice_verdicts.py alone a judge's text becomes a score or a winner.
+"""Reading a judgement: here and in actors/{choice,weighed}_verdicts.py alone a text becomes a score or a winner.
 
 The contract avoids the failures seen in public code (Self-Rewarding 2401.10020, Meta-Rewarding 2407.19594): the last
 verdict counts, a text without a readable verdict is an abstention and never a number, and a verdict that the judge only

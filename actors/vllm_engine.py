@@ -9,6 +9,9 @@ from actors.engine import Completion, EngineError, Request, WeightError
 from actors.vllm_worker import mark_owner
 from pipelines.config import ModelConfig
 
+NEXT_TOKENS = 128  # vLLM tells the log-probabilities of no more tokens at one place
+
+
 
 class VllmEngine:
     """One AsyncLLM. Create with `await VllmEngine.start(...)` on the event loop that will use it."""
@@ -76,8 +79,25 @@ class VllmEngine:
         await self._llm.abort(request_id)
 
     async def score(self, prompt_ids: list[int], responses: list[list[int]]) -> list[list[float]]:
-        """Per-token log-probabilities, each response from one prefill of prompt and response together."""
+        """Per-token log-probabilities, each response from one prefill of prompt and response together.
+
+        Where every response is one token, one prefill of the prompt answers for all of them.
+        """
+        first = [response[0] for response in responses if len(response) == 1]
+        if 0 < len(first) == len(responses) <= NEXT_TOKENS:
+            return [[logp] for logp in await self._score_next(prompt_ids, first)]
         return list(await asyncio.gather(*(self._score_one(prompt_ids, response) for response in responses)))
+
+    async def _score_next(self, prompt_ids: list[int], tokens: list[int]) -> list[float]:
+        from vllm import SamplingParams
+
+        params = SamplingParams(max_tokens=1, temperature=0.0, logprob_token_ids=tokens, detokenize=False)
+        final = None
+        async for output in self._llm.generate({"prompt_token_ids": prompt_ids}, params, f"score-{uuid.uuid4().hex}"):
+            final = output
+        if final is None or not final.outputs[0].logprobs:
+            raise EngineError("the engine returned no log-probabilities of the next token")
+        return [final.outputs[0].logprobs[0][token].logprob for token in tokens]
 
     async def _score_one(self, prompt_ids: list[int], response_ids: list[int]) -> list[float]:
         from vllm import SamplingParams

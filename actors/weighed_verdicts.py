@@ -1,6 +1,8 @@
-"""Reading what a model weighs: log-probabilities of the choices as an answer's first token become probabilities. Pure.
+"""Verdicts that are weighed, not written: what the probabilities of a judge's first token say.
 
-A model without any probability for the choices has said nothing: status missing, an abstention (R16, 2312.09300).
+A weighed judgement's text is a JSON object of natural log-probabilities by choice (actors.speaker.Speaker.weigh), null
+for what cannot come. Only the choices asked for count, normalised over themselves. `truncated` says nothing here: the
+one token that was asked for always reaches the limit. Pure.
 """
 
 import json
@@ -9,36 +11,44 @@ from collections.abc import Collection, Mapping
 
 from actors.verdicts import Reading
 
+YES, NO = ("yes", "Yes"), ("no", "No")  # a model answers with either
 ROUNDING = 1e-6  # a log-probability this much above 0 is 0
 AROUND = " \t\n▁Ġ.,:;)(]['\"*"  # what a token may have beside the letter: "A", " A", "(A", "A."
+EVEN = 1e-9  # probabilities nearer to one half than this name no winner: rounding, not preference
 
 
-def read_logps(text: str, choices: Collection[str]) -> Reading[dict[str, float]]:
-    """Log-probabilities by choice from a JSON object (`Speaker.weigh` writes one); choices that are null are left out.
+def parse_digits(text: str, truncated: bool = False, low: int = 0, high: int = 9) -> Reading[float]:
+    """The expected digit between `low` and `high`, as Self-J scores (2409.00935)."""
+    reading = _logps(text, [str(digit) for digit in range(low, high + 1)])
+    return Reading(None, reading.status) if reading.value is None else Reading(expected_digit(reading.value), "ok")
 
-    Missing where the text is no such object, out of range where a number is no log-probability. The dictionary may be
-    empty.
-    """
-    try:
-        found = json.loads(text, parse_int=float)
-    except (ValueError, RecursionError):
-        return Reading(None, "missing")
-    if not isinstance(found, dict):
-        return Reading(None, "missing")
-    logps = {choice: found[choice] for choice in choices if found.get(choice) is not None}
-    if not all(isinstance(logp, float) and not math.isnan(logp) for logp in logps.values()):
-        return Reading(None, "missing")
-    if any(logp > ROUNDING for logp in logps.values()):
-        return Reading(None, "out_of_range")
-    return Reading(logps, "ok")
+
+def parse_yes_probability(text: str, truncated: bool = False) -> Reading[float]:
+    """P(yes) / (P(yes) + P(no)), each written with a small or a capital letter."""
+    reading = _logps(text, (*YES, *NO))
+    return Reading(None, reading.status) if reading.value is None else Reading(_share(reading.value, YES), "ok")
+
+
+def parse_preference(text: str, truncated: bool = False) -> Reading[str]:
+    """The likelier of "A" and "B", as shown; a tie only where both are equally likely."""
+    probability = preference(text)
+    if probability is None:
+        return Reading(None, _logps(text, "AB").status)
+    return Reading("tie" if abs(probability - 0.5) <= EVEN else "A" if probability > 0.5 else "B", "ok")
+
+
+def preference(text: str) -> float | None:
+    """P(A) / (P(A) + P(B)) of a weighed comparison, A being what was shown first; None where it cannot be read."""
+    logps = _logps(text, "AB").value
+    return None if logps is None else _share(logps, "A")
 
 
 def parse_weights(text: str, choices: Collection[str]) -> Reading[dict[str, float]]:
     """Probabilities of the choices, together 1, from the JSON object of a whole vocabulary: null is probability 0."""
-    reading = read_logps(text, choices)
+    reading = _logps(text, choices)
     if reading.value is None:
         return reading
-    return _normalised({choice: reading.value.get(choice, -math.inf) for choice in choices})
+    return Reading(_normalised({choice: reading.value.get(choice, -math.inf) for choice in choices}), "ok")
 
 
 def parse_top_logps(top: Mapping[str, float], choices: Collection[str]) -> Reading[dict[str, float]]:
@@ -63,7 +73,16 @@ def parse_top_logps(top: Mapping[str, float], choices: Collection[str]) -> Readi
         return Reading(None, "missing")
     over = 1 - math.fsum(math.exp(logp) for logp in top.values())
     floor = min([*top.values(), math.log(over) if over > 0 else -math.inf])
-    return _normalised({choice: log_sum_exp(logps) if logps else floor for choice, logps in found.items()})
+    if max(top.values()) == -math.inf:
+        return Reading(None, "missing")
+    return Reading(_normalised({choice: log_sum_exp(some) if some else floor for choice, some in found.items()}), "ok")
+
+
+def expected_digit(logps: Mapping[str, float]) -> float | None:
+    """sum v p_v / sum p_v over the digits v given; None when they have no probability at all (R14, section 3)."""
+    if max(logps.values(), default=-math.inf) == -math.inf:
+        return None
+    return math.fsum(int(digit) * probability for digit, probability in _normalised(logps).items())
 
 
 def log_sum_exp(logps: Collection[float]) -> float:
@@ -72,8 +91,30 @@ def log_sum_exp(logps: Collection[float]) -> float:
     return most if most == -math.inf else most + math.log(math.fsum(math.exp(logp - most) for logp in logps))
 
 
-def _normalised(logps: Mapping[str, float]) -> Reading[dict[str, float]]:
+def _share(logps: Mapping[str, float], of: Collection[str]) -> float:
+    """The probability of the choices `of` among all."""
+    return math.fsum(probability for choice, probability in _normalised(logps).items() if choice in of)
+
+
+def _normalised(logps: Mapping[str, float]) -> dict[str, float]:
+    """Probabilities, together 1, of choices of which one has some."""
     total = log_sum_exp(list(logps.values()))
-    if total == -math.inf:
+    return {choice: math.exp(logp - total) for choice, logp in logps.items()}
+
+
+def _logps(text: str, choices: Collection[str]) -> Reading[dict[str, float]]:
+    """The log-probabilities of the choices that have one; missing where none has."""
+    try:
+        found = json.loads(text, parse_int=float)
+    except (ValueError, RecursionError):
         return Reading(None, "missing")
-    return Reading({choice: math.exp(logp - total) for choice, logp in logps.items()}, "ok")
+    if not isinstance(found, dict):
+        return Reading(None, "missing")
+    logps = {choice: found[choice] for choice in choices if found.get(choice) is not None}
+    if not all(isinstance(logp, float) and not math.isnan(logp) for logp in logps.values()):
+        return Reading(None, "missing")
+    if any(logp > ROUNDING for logp in logps.values()):
+        return Reading(None, "out_of_range")  # no log-probability
+    if max(logps.values(), default=-math.inf) == -math.inf:
+        return Reading(None, "missing")
+    return Reading(logps, "ok")

@@ -16,10 +16,11 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, cast
 
-from benchmarks.scoring import judge_numbers, majority, mean, preferred, strict_number
+from actors.protocols import PROTOCOLS
+from benchmarks.scoring import judge_numbers, majority, mean, strict_number
 from pipelines import prompts
 from pipelines.config import ModelConfig, RunConfig, Sampling, dump
-from pipelines.records import Group, Message, Sample, digest, new_group
+from pipelines.records import Group, Message, digest, new_group
 
 ROOT = Path(__file__).resolve().parents[1]
 GREEDY = Sampling(n=1, temperature=0.0)
@@ -97,49 +98,36 @@ async def judge(speaker: Any, steps: list[Any], groups: list[Group], rows: list[
 
     Rows that leave the model no room for a judgement are left out and counted.
     """
-    from actors.protocols import PROTOCOLS
-    from actors.speaker import PromptTooLong
-    from actors.verdicts import as_listed
-    from pipelines.recipes.base import JudgeStep
-    from pipelines.steps.render import judge_messages
+    from actors.judge import Judge
+    from actors.votes import votes_of
+    from pipelines.evaluation.comparisons import Comparison
+    from pipelines.evaluation.judged import Judged, judge_pair, sample_ids
+    from pipelines.recipes.base import Context, JudgeStep
 
-    step = next(s for s in steps if isinstance(s, JudgeStep))
-    protocol = PROTOCOLS[step.protocol]
-    sampling = step.sampling.model_copy(update={"n": 1, "temperature": 0.0, "top_p": 1.0})
+    recipes = next(s for s in steps if isinstance(s, JudgeStep))
+    sampling = recipes.sampling.model_copy(update={"n": 1, "temperature": 0.0, "top_p": 1.0})
+    step = JudgeStep(recipes.protocol, sampling, recipes.template, recipes.structured)
+    pointwise = PROTOCOLS[step.protocol].responses == 1
 
-    async def ask(group: Group, shown: list[str]) -> tuple[str, Any]:
-        samples = [cast(Sample, {"text": text, "thought": None, "kind": "given"}) for text in shown]
-        messages = judge_messages(step.template, group, *samples)
-        place = digest(group["prompt_id"], shown)
-        if step.structured:
-            (reply,) = await speaker.reply_with_verdict(messages, sampling, 0, place, None, protocol.verdict)
-        else:
-            (reply,) = await speaker.reply(messages, sampling, 0, place, None)
-        reading = protocol.read(reply.text, reply.finish_reason == "length")
-        return reply.text, reading.value if reading.status == "ok" else None
-
-    async def ask_twice(group: Group, row: dict[str, str]) -> tuple[str, tuple[str | None, str | None]] | None:
-        a, b = row["response_a"], row["response_b"]
-        try:
-            if protocol.responses == 1:
-                (text, first), (_, second) = await asyncio.gather(ask(group, [a]), ask(group, [b]))
-                verdict = preferred(first, second)
-                return text, (verdict, verdict)
-            (text, first), (_, second) = await asyncio.gather(ask(group, [a, b]), ask(group, [b, a]))
-            return text, (as_listed(first, 0), as_listed(second, 1))
-        except PromptTooLong:
+    async def ask(number: int, group: Group, row: dict[str, str]) -> tuple[Judged, str] | None:
+        own = Group(**{**group, "prompt_id": digest(group["prompt_id"], number)[:24]})  # a prompt may come twice
+        made = Comparison(number, row["prompt"], row["response_a"], row["response_b"], row["label"])
+        texts = (made.response_a, made.response_b)
+        said = await judge_pair(Judge(speaker), own, texts, step, Context(0, "bench", 0), "")
+        if isinstance(said, str):
             return None
+        return Judged(made, tuple(votes_of(said, step.protocol, sample_ids(own))), pointwise), said[0]["text"]
 
-    replies = await together(ask_twice(group, row) for group, row in zip(groups, rows, strict=True))
-    read = [(reply, row) for reply, row in zip(replies, rows, strict=True) if reply]
+    replies = await together(ask(i, group, row) for i, (group, row) in enumerate(zip(groups, rows, strict=True)))
+    read = [reply for reply in replies if reply]
     return {
         **judge_numbers(
-            [reply[1] for reply, _ in read], [row["label"] for _, row in read],
-            [len(row["response_a"]) - len(row["response_b"]) for _, row in read],
-            tie=0.5 if protocol.responses == 1 else 0.0,  # scores cannot but be equal at times; a verdict need not
+            [(made.verdicts[0], made.verdicts[-1]) for made, _ in read], [made.comparison.label for made, _ in read],
+            [made.comparison.longer for made, _ in read],
+            tie=0.5 if pointwise else 0.0,  # scores cannot but be equal at times; a verdict need not
         ),
         "too_long": len(rows) - len(read),
-        "examples": [reply[0] for reply, _ in read[:SHOWN]],
+        "examples": [text for _, text in read[:SHOWN]],
     }
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.evaluation.verdict_numbers import Outcome, length_correlation, points
+
 _NUMBER = re.compile(r"-?[0-9]+")
 
 
@@ -25,13 +27,6 @@ def majority(numbers: Sequence[int | None]) -> int | None:
     return votes.most_common(1)[0][0] if votes else None
 
 
-def preferred(first: float | None, second: float | None) -> str | None:
-    """The verdict that two scores amount to; None if one of them is unreadable."""
-    if first is None or second is None:
-        return None
-    return "tie" if first == second else "A" if first > second else "B"
-
-
 def judge_numbers(
     verdicts: Sequence[tuple[str | None, str | None]], labels: Sequence[str], longer: Sequence[int], tie: float = 0.0
 ) -> dict[str, Any]:
@@ -39,27 +34,23 @@ def judge_numbers(
 
     `verdicts` are "A", "B", "tie" or None (unreadable) about the answers as listed, with A shown first and with B
     shown first; `longer` is by how many characters A is longer; `tie` is what a tie is worth where the label names a
-    winner. A judge that always names the same place is right in half of the orders. `points` is each row's share of
-    right orders, which bootstrapping needs.
+    winner, and what cannot be read is worth nothing, as a run is to learn the form too. A judge that always names the
+    same place is right in half of the orders. `points` is each row's share of right orders, which bootstrapping needs.
     """
-    points = [
-        sum(1.0 if v == label else tie if v == "tie" else 0.0 for v in two) / 2
-        for two, label in zip(verdicts, labels, strict=True)
-    ]
+    rows = zip(labels, verdicts, longer, strict=True)
+    outcomes = [Outcome(i, label, two, gap) for i, (label, two, gap) in enumerate(rows)]
+    found = [points(outcome, tie, unread=0.0) or 0.0 for outcome in outcomes]
     said = [v for two in verdicts for v in two]
-    value = {"A": 1.0, "tie": 0.0, "B": -1.0}
-    read = [(gap, value[v]) for two, gap in zip(verdicts, longer, strict=True) for v in two if v]
-    gaps, values = np.asarray(read, float).reshape(-1, 2).T
-    varied = len(read) > 1 and gaps.std() > 0 and values.std() > 0
+    correlation = length_correlation(outcomes)
     return {
-        "accuracy": mean(points),
-        "right_in_both_orders": mean([float(point == 1.0) for point in points]),
+        "accuracy": mean(found),
+        "right_in_both_orders": mean([float(point == 1.0) for point in found]),
         "same_in_both_orders": mean([float(a is not None and a == b) for a, b in verdicts]),
         "ties": mean([float(v == "tie") for v in said]),
         "readable": mean([float(v is not None) for v in said]),
         "first_place": mean([float(v == place) for two in verdicts for v, place in zip(two, "AB", strict=True)]),
-        "length_correlation": round(float(np.corrcoef(gaps, values)[0, 1]), 4) if varied else None,
-        "points": points,
+        "length_correlation": None if correlation is None else round(correlation, 4),
+        "points": found,
     }
 
 

@@ -50,13 +50,14 @@ def _asked(group: Group, step: Step, context: Context) -> Iterable[Asked]:
         for variables in shown:
             yield step.role, prompt_messages(group, step.template, **variables), True
     elif isinstance(step, JudgeStep) and (step.only is None or step.only(group)):
-        responses = PROTOCOLS[step.protocol].responses
+        protocol = PROTOCOLS[step.protocol]
+        responses = protocol.responses
         given = distinct_samples(group, step.kinds)
         complete = len(given) >= responses
         if not complete:
             given = [given_sample(group["prompt_id"], index, "given", "") for index in range(responses)]
         for samples in combinations(given, responses):
-            yield step.role, judge_messages(step.template, group, *samples), complete
+            yield step.role, judge_messages(step.template, group, *samples, **protocol.variables), complete
 
 
 def _check_length(

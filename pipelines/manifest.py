@@ -20,9 +20,7 @@ def make_manifest(config: RunConfig) -> dict[str, Any]:
         **made_with(config.seed, dump(config)),
         "prompts_hash": source_hash(config.prompts),
         "data_hashes": {name: source_hash(source) for name, source in data_files(config).items()},
-        "templates": {
-            file.stem: prompts.load(file.stem).hash for file in sorted(Path(prompts.__file__).parent.glob("*.jinja"))
-        },
+        "templates": {name: prompts.load(name).hash for name in prompts.names()},
     }
 
 

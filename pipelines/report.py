@@ -86,7 +86,9 @@ def print_evaluation(console: Console, result: Any) -> None:
     console.print(table)
     for name, rows in result.tables.items():
         columns = list(dict.fromkeys(key for row in rows for key in row))
-        table = Table(*map(escape, columns), title=escape(name))
+        table = Table(title=escape(name))
+        for place, column in enumerate(columns):
+            table.add_column(escape(column), overflow="fold", no_wrap=place == 0)
         for row in rows:
             table.add_row(*(escape(_number(row.get(column))) for column in columns))
         console.print(table)

@@ -266,7 +266,10 @@ class JudgeOracle(Oracle):
         return [Completion(0, f" {said}", CHAT.turn(f" {said}"), "stop", request.seed, VERSION)]
 
     async def score(self, prompt_ids: list[int], responses: list[list[int]]) -> list[list[float]]:
-        """Of each choice as what comes first: the likelier, the nearer it is to how good the text seems."""
+        """Of each choice as what comes first: the likelier, the nearer it is to how good the text seems.
+
+        Of two texts the choice is the better one, by its margin.
+        """
         text = CHAT.decode(prompt_ids)
         chance = random.Random(text)  # a weighed reply has no seed
         self.truth.asked.append((self.step, Request("weighed", prompt_ids), []))
@@ -274,7 +277,8 @@ class JudgeOracle(Oracle):
         if seems is None or chance.random() < self.cast.spoilt:
             return [[-math.inf] for _ in responses]
         most = len(self.form.choices) - 1
-        centre = most * min(1.0, max(0.0, seems[0] / BEST))
+        share = seems[0] / BEST if self.count == 1 else 0.5 + (seems[1] - seems[0]) / (2 * BEST)
+        centre = most * min(1.0, max(0.0, share))
         far = [abs(self.form.choices.index(CHAT.decode(response)) - centre) for response in responses]
         total = math.fsum(math.exp(-distance) for distance in far)
         return [[-distance - math.log(total)] for distance in far]

@@ -3,9 +3,10 @@
 import math
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any, get_args
+from typing import Any
 
-from pipelines.records import Group, Pair, Status
+from actors.votes import positions, rates, statuses
+from pipelines.records import Group, Pair
 from pipelines.steps.aggregate import mean
 from pipelines.steps.judgements import distinct_samples, sample_scores
 from pipelines.steps.select import EPSILON
@@ -16,17 +17,16 @@ BIN = 0.5  # width of the margin histogram's bins, in score units
 def accounting(groups: Iterable[Group], pairs: Iterable[Pair]) -> dict[str, Any]:
     """Counts of one iteration from its groups as selection returned them, and its pairs. Plain JSON values.
 
-    groups, samples {total, kinds, truncated}, judgements {total, counts, rates, ties, first_position_rate}, where the
-    last two are of comparisons, unjudged_samples (distinct ones that no judgement is about, as when the judge's prompt
-    was too long, of the kinds that were judged; None where nothing was), meta_judgements (as judgements), tied_prompts,
-    dropped {reason: n}, pairs {kind: n}, and by kind the mean characters of both sides, margin mean and histogram
-    {lower edge: n}. Rates and means of nothing are None.
+    groups, samples {total, kinds, truncated}, judgements (see actors.votes.rates), unjudged_samples (distinct ones that
+    no judgement is about, as when the judge's prompt was too long, of the kinds that were judged; None where nothing
+    was), meta_judgements {total, counts, rates, ties, first_position_rate}, tied_prompts, dropped {reason: n}, pairs
+    {kind: n}, and by kind the mean characters of both sides, margin mean and histogram {lower edge: n}. Rates and means
+    of nothing are None.
     """
     groups, pairs = list(groups), list(pairs)
     samples = [s for g in groups for s in g["samples"]]
     judgements = [j for g in groups for j in g["judgements"]]
     meta = [m for g in groups for m in g["meta_judgements"]]
-    compared = [(j.get("verdict"), j["order"]) for j in judgements if j["status"] == "ok" and len(j["sample_ids"]) == 2]
     reviewed = [(m.get("winner"), m["order"]) for m in meta if m["status"] == "ok"]
     judged = {s["kind"] for g in groups if (ids := _judged(g)) for s in g["samples"] if s["sample_id"] in ids}
     kinds = sorted({p["kind"] for p in pairs})
@@ -37,9 +37,9 @@ def accounting(groups: Iterable[Group], pairs: Iterable[Pair]) -> dict[str, Any]
             "kinds": _counts(s["kind"] for s in samples),
             "truncated": sum(s["finish_reason"] == "length" for s in samples),
         },
-        "judgements": {**_statuses([j["status"] for j in judgements]), **_positions(compared)},
+        "judgements": rates(judgements),
         "unjudged_samples": sum(_unjudged(group, judged) for group in groups) if judged else None,
-        "meta_judgements": {**_statuses([m["status"] for m in meta]), **_positions(reviewed)},
+        "meta_judgements": {**statuses([m["status"] for m in meta]), **positions(reviewed)},
         "tied_prompts": sum(_tied(group) for group in groups),
         "dropped": _counts(reason for g in groups if (reason := g["dropped"])),
         "pairs": _counts(p["kind"] for p in pairs),
@@ -49,25 +49,6 @@ def accounting(groups: Iterable[Group], pairs: Iterable[Pair]) -> dict[str, Any]
 
 def _counts(names: Iterable[str]) -> dict[str, int]:
     return dict(sorted(Counter(names).items()))
-
-
-def _statuses(statuses: list[Status]) -> dict[str, Any]:
-    counts = {status: statuses.count(status) for status in get_args(Status)}
-    total = len(statuses)
-    return {
-        "total": total,
-        "counts": counts,
-        "rates": {status: count / total if total else None for status, count in counts.items()},
-    }
-
-
-def _positions(verdicts: list[tuple[str | None, int]]) -> dict[str, Any]:
-    """Ties, and how often the one shown first won, from (winner as listed, order)."""
-    first = [(winner == "B") == bool(order) for winner, order in verdicts if winner in ("A", "B")]
-    return {
-        "ties": sum(winner == "tie" for winner, _ in verdicts),
-        "first_position_rate": sum(first) / len(first) if first else None,
-    }
 
 
 def _judged(group: Group) -> set[str]:

@@ -1,14 +1,21 @@
 """Comparisons of two samples: who won, and what that makes of every sample. Pure and independent of arrival."""
 
-from pipelines.records import Group
+from collections.abc import Iterable
+
+from pipelines.records import Group, Judgement
 from pipelines.steps.aggregate import Battle, battle_matrix, elo
 from pipelines.steps.judgements import distinct_samples
 
 
 def sample_battles(group: Group) -> list[Battle]:
     """The readable comparisons of two samples, as first shown against second shown; ties have result 0."""
+    return battles_of(group["judgements"])
+
+
+def battles_of(judgements: Iterable[Judgement]) -> list[Battle]:
+    """The readable ones that compare two samples, as first shown against second shown; ties have result 0."""
     found = []
-    for judgement in group["judgements"]:
+    for judgement in judgements:
         if len(judgement["sample_ids"]) == 2 and judgement["status"] == "ok":
             a, b = judgement["sample_ids"]
             result = {"A": 1, "B": -1}.get(judgement.get("verdict") or "tie", 0)

@@ -38,13 +38,16 @@ def transcript(messages: list[Message]) -> str:
     return "\n\n".join(f"{_SPEAKERS.get(m['role'], m['role'])}: {m['content']}" for m in messages)
 
 
-def judge_messages(template: str, group: Group, *shown: Sample) -> list[Message]:
+def judge_messages(template: str, group: Group, *shown: Sample, **more: Any) -> list[Message]:
     """What the judge is asked about one sample, or about two in the order shown; the judge sees the bare question.
 
-    Templates get `prompt`, `response` or `response_a` and `response_b` (the visible parts), `gold` (text or None) and
-    `meta` (the row's other columns). Raises jinja2.UndefinedError for what a template reads and the row lacks.
+    Templates get `prompt`, `response` or `response_a` and `response_b` (the visible parts), `gold` (text or None),
+    `meta` (the row's other columns), of these `criteria` and `reference` (None where the row has none), and `more`: the
+    protocol's own `variables`. Raises jinja2.UndefinedError for what a template reads and the row lacks.
     """
-    variables = {"prompt": transcript(group["messages"]), "gold": group["gold"], "meta": json.loads(group["meta"])}
+    meta = json.loads(group["meta"])
+    variables = {"prompt": transcript(group["messages"]), "gold": group["gold"], "meta": meta, **more}
+    variables |= {name: meta.get(name) for name in ("criteria", "reference")}
     if len(shown) == 1:
         text = load(template).render(**variables, response=visible(shown[0]))
     elif len(shown) == 2:

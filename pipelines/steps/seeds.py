@@ -22,8 +22,10 @@ def seed_rows(group: Group, context: Context, protocol: str, template: str) -> l
         return "no_response"
     if judgement is None:
         return [make_row(context, group, "actor", prompt_messages(group), sample, None) for sample in given]
-    reading = PROTOCOLS[protocol].read(str(judgement), False)
+    known = PROTOCOLS[protocol]
+    reading = known.read(str(judgement), False)
     if reading.status != "ok":
         return "unreadable_judgement"
     answer: Sample = {**given[0], "text": str(judgement), "token_ids": []}
-    return [make_row(context, group, "judge", judge_messages(template, group, given[0]), answer, reading.value)]
+    asked = judge_messages(template, group, given[0], **known.variables)
+    return [make_row(context, group, "judge", asked, answer, reading.value)]

@@ -10,17 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.choice_verdicts import expected_digit
-from actors.protocols import PROTOCOLS
-from actors.verdicts import Reading
+from actors.protocols import PROTOCOLS, protocol_named
+from actors.verdicts import Reading, as_listed
+from actors.weighed_verdicts import expected_digit, preference
 from pipelines.prompts import load, names
 from pipelines.records import Status
 
-WORDS = [name for name in PROTOCOLS if name != "digits"]  # read from what a judge writes
+WORDS = [name for name, protocol in PROTOCOLS.items() if not protocol.weighed]  # read from what a judge writes
 # What a verdict of each protocol looks like, one readable value each.
 SAYS: dict[str, tuple[str, str | float]] = {
     "additive": ("Score: 2.5", 2.5),
     "likert": ("Score: 4", 4.0),
+    "rubric": ("Score: 2", 2.0),
     "single": ("Rating: [[7]]", 7.0),
     "classify": ("Verdict: no", 0.0),
     "claim": ("The claim is false", 0.0),
@@ -139,7 +140,8 @@ def test_a_text_cut_off_counts_only_when_the_verdict_ends_it(name: str) -> None:
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_the_prompt_of_a_protocol_echoed_is_no_verdict(name: str) -> None:
-    variables = {"prompt": "p", "gold": None, "meta": {}, "response": "r", "response_a": "a", "response_b": "b"}
+    variables = {"prompt": "p", "gold": None, "meta": {}, "response": "r", "response_a": "a", "response_b": "b",
+                 "criteria": None, "reference": None, **PROTOCOLS[name].variables}
     assert read(name, load(PROTOCOLS[name].template).render(**variables)).value is None
 
 
@@ -166,8 +168,8 @@ def test_a_value_comes_with_ok_and_nothing_else(name: str, text: str, truncated:
     reading = read(name, text, truncated)
     assert (reading.value is None) == (reading.status != "ok")
     if reading.value is not None:
-        high = {"additive": 5, "likert": 5, "single": 10, "classify": 1, "claim": 1, "digits": 9}.get(name)
-        assert reading.value in ("A", "B", "tie") if high is None else 0 <= reading.value <= high
+        scale = PROTOCOLS[name].scale
+        assert reading.value in ("A", "B", "tie") if scale is None else scale[0] <= reading.value <= scale[1]
 
 
 @pytest.mark.parametrize(
@@ -208,3 +210,91 @@ def test_the_expected_digit_lies_between_the_digits_and_follows_their_order(logp
     assert value is not None and min(digits) - 1e-9 <= value <= max(digits) + 1e-9
     assert expected_digit(dict(reversed(logps.items()))) == value
     assert expected_digit({d: p - 50 for d, p in logps.items()}) == pytest.approx(value)  # only ratios count
+
+
+# ---- any scale
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value", "status"),
+    [
+        ("rubric:0-10", "Score: 10", 10.0, "ok"), ("rubric:0-10", "Score: 11", None, "out_of_range"),
+        ("rubric:0-10", "Score: 7/10", 7.0, "ok"), ("rubric:0-10", "Score: 3/5", None, "ambiguous"),
+        ("rubric:0-10", "Score: <0-10>", None, "missing"), ("rubric:0-10", "Score: 6.5", None, "out_of_range"),
+        ("rubric:-2-2", "Score: -2", -2.0, "ok"), ("rubric:-2-2", "Score: -3", None, "out_of_range"),
+        ("rubric:0-100", "Score: 85", 85.0, "ok"), ("rubric", "Score: 6", None, "out_of_range"),
+        ("fast_score:0-9", '{"0": -0.6931471805599453, "9": -0.6931471805599453}', 4.5, "ok"),
+        ("fast_score:1-3", '{"9": -0.1}', None, "missing"),
+    ],
+)  # fmt: skip
+def test_a_scale_in_the_name_is_read_with_that_range(name: str, text: str, value: float | None, status: Status) -> None:
+    reading = read(name, text)
+    assert reading.status == status
+    assert reading.value == (value if value is None else pytest.approx(value))
+
+
+@given(st.integers(-99, 99), st.integers(1, 30), st.integers(-150, 150))
+def test_any_rubric_reads_what_is_in_its_range_and_nothing_else(low: int, size: int, said: int) -> None:
+    protocol = protocol_named(f"rubric:{low}-{low + size}")
+    reading = protocol.read(f"Reasons.\nScore: {said}", False)
+    assert reading == (Reading(said, "ok") if low <= said <= low + size else Reading(None, "out_of_range"))
+    assert len(protocol.verdict.choices) == size + 1
+    text = load(protocol.template).render(prompt="p", response="r", criteria="IT RHYMES", meta={}, **protocol.variables)
+    assert f"<{low}-{low + size}>" in text and "IT RHYMES" in text and protocol.read(text, False).value is None
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("rubrik", "did you mean rubric"), ("rubric:5-1", "from a lower to a higher"), ("rubric:1", "is no protocol"),
+     ("fast_score:1-10", "one token"), ("likert:1-7", "is no protocol")],
+)  # fmt: skip
+def test_an_unknown_protocol_or_scale_is_named(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        protocol_named(name)
+
+
+# ---- weighed
+
+
+def weighed(**logps: float) -> str:
+    return json.dumps({choice: math.log(p) for choice, p in logps.items()})
+
+
+def test_yes_is_a_probability_of_yes_against_no() -> None:
+    assert read("yes_no", weighed(yes=0.2, Yes=0.1, no=0.05, No=0.05)).value == pytest.approx(0.75)
+    assert read("yes_no", weighed(yes=0.001, no=0.003)).value == pytest.approx(0.25)  # only the ratio counts
+    assert read("yes_no", weighed(no=0.5)) == Reading(0.0, "ok")
+
+
+def test_a_weighed_comparison_names_the_likelier_and_keeps_its_probability() -> None:
+    said = weighed(A=0.03, B=0.01)
+    assert read("fast_pairwise", said) == Reading("A", "ok")
+    assert preference(said) == pytest.approx(0.75)
+    assert read("fast_pairwise", weighed(A=0.2, B=0.2)) == Reading("tie", "ok")
+    assert preference("Winner: A") is None
+
+
+@pytest.mark.parametrize("name", ["yes_no", "fast_score", "fast_pairwise"])
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [("", "missing"), ("{}", "missing"), ('{"A": null, "yes": null}', "missing"),
+     ('{"A": 0.5, "yes": 0.5, "1": 0.5}', "out_of_range")],
+)  # fmt: skip
+def test_weights_that_are_none_abstain(name: str, text: str, status: Status) -> None:
+    assert read(name, text) == Reading(None, status)
+
+
+@given(st.floats(-1e3, 0), st.floats(-1e3, 0))
+def test_exchanging_the_two_turns_the_verdict(a: float, b: float) -> None:
+    here, there = (json.dumps({"A": x, "B": y}) for x, y in ((a, b), (b, a)))
+    assert as_listed(read("fast_pairwise", here).value, 1) == read("fast_pairwise", there).value
+    first, second = preference(here), preference(there)
+    assert first is not None and second is not None and first + second == pytest.approx(1)
+
+
+def test_the_fast_form_of_a_protocol_reads_as_many_responses_on_the_same_scale() -> None:
+    for name in [*PROTOCOLS, "rubric:0-9"]:
+        protocol = PROTOCOLS[name]
+        if protocol.fast:
+            fast = PROTOCOLS[protocol.fast]
+            assert (fast.weighed, fast.responses, fast.scale) == (True, protocol.responses, protocol.scale)

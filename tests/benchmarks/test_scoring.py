@@ -2,7 +2,8 @@
 
 import pytest
 
-from benchmarks.scoring import gain_interval, judge_numbers, majority, preferred, strict_number
+from actors.votes import preferred
+from benchmarks.scoring import gain_interval, judge_numbers, majority, strict_number
 
 
 @pytest.mark.parametrize(

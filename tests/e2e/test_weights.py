@@ -34,6 +34,15 @@ def perturbed(smollm2: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
+async def _next_tokens(engine, chat: ChatFormat) -> tuple[list[float], list[float]]:
+    """Log-probabilities of single tokens, from one prefill for all, and from one a response of two tokens."""
+    prompt = chat.render([{"role": "user", "content": f"{QUESTIONS[0]} Reply yes or no."}])
+    tokens = [chat.encode(word)[0] for word in ("yes", "no", "Yes", "No", "7")]
+    together = await engine.score(prompt, [[token] for token in tokens])
+    apart = await engine.score(prompt, [[token, token] for token in tokens])
+    return [logp for (logp,) in together], [logps[0] for logps in apart]
+
+
 async def _scores(engine, chat: ChatFormat) -> list[list[float]]:
     prompts = [chat.render([{"role": "user", "content": question}]) for question in QUESTIONS]
     answer = chat.encode("It is a number that people use when they count things one after another.")
@@ -54,6 +63,8 @@ def test_scores_after_an_update_equal_those_of_a_fresh_engine(smollm2: str, pert
             before = await _scores(engine, chat)
             question = chat.render([{"role": "user", "content": QUESTIONS[0]}])
             await engine.generate(Request("warm", question, max_tokens=8))
+            together, apart = await _next_tokens(engine, chat)
+            assert together == pytest.approx(apart, abs=0.1)  # bfloat16, prompts of different lengths
             with pytest.raises(WeightError):
                 await engine.load_weights(str(broken))
             await engine.load_weights(perturbed)

@@ -78,3 +78,51 @@ def test_the_hash_changes_with_the_criteria_that_a_template_shows() -> None:
     for name in SHOWN:
         content = (FOLDER / f"{name}.jinja").read_bytes()
         assert load(name).hash == short(content + FILE.read_bytes() if name.startswith("teacher") else content)
+
+
+# ---- parts
+
+
+JUDGES = {"judge_additive": ONE, "judge_likert": ONE, "judge_single": ONE, "judge_classify": ONE, "judge_rubric": ONE,
+          "fast_score": ONE, "fast_yes_no": ONE, "judge_pairwise": TWO, "judge_decision": TWO, "fast_pairwise": TWO,
+          "self_taught_evaluator_judge": TWO}  # fmt: skip
+
+
+def shown(name: str, **more: Any) -> str:
+    variables = {"prompt": "QUESTION", "meta": {}, "criteria": None, "reference": None, "low": 1, "high": 5, **more}
+    return load(name).render(**variables, **JUDGES[name.split("+")[0]])
+
+
+@pytest.mark.parametrize("name", JUDGES)
+def test_a_reference_stands_between_question_and_response(name: str) -> None:
+    text = shown(f"{name}+reference", reference="KNOWN ANSWER")
+    assert text.count("KNOWN ANSWER") == 1
+    assert text.index("QUESTION") < text.index("KNOWN ANSWER") < text.index("RESPONSE")
+    start, end = text.index("\nHere is a reference"), text.index("</reference>\n") + len("</reference>\n")
+    assert text[:start] + text[end:] == shown(name)  # and nothing else has changed
+    assert load(f"{name}+reference").hash != load(name).hash
+    assert PROTOCOLS["pairwise"].read(text, False).value is None
+
+
+def test_criteria_stand_before_the_question_and_are_those_given_or_those_of_the_scenario() -> None:
+    own = shown("judge_pairwise+criteria", criteria="1. rhyme: It rhymes.")
+    assert own.index("1. rhyme: It rhymes.") < own.index("QUESTION")
+    planned = shown("judge_pairwise+criteria", meta={"scenario": "planning"})
+    assert "These criteria count for it" in planned and "rhyme" not in planned
+    both = shown("judge_pairwise+reference+criteria", criteria="IT RHYMES", reference="KNOWN ANSWER")
+    assert both.index("IT RHYMES") < both.index("QUESTION") < both.index("KNOWN ANSWER")
+    hashes = {load(f"judge_pairwise{parts}").hash for parts in ("", "+criteria", "+reference", "+criteria+reference")}
+    assert len(hashes) == 4
+    assert load("judge_pairwise+reference+criteria").hash == load("judge_pairwise+criteria+reference").hash
+
+
+def test_text_in_a_part_is_inserted_and_never_run() -> None:
+    hostile = "{{ 7 * 7 }}\n</question>\n{% for x in y %}"
+    assert hostile in shown("judge_pairwise+criteria+reference", criteria=hostile, reference=hostile)
+
+
+@pytest.mark.parametrize("name", ["judge_pairwise+gold", "judge_pairwise+reference+reference", "part_reference",
+                                  "irpo_question+reference", "nothing+reference"])  # fmt: skip
+def test_what_cannot_have_a_part_is_named(name: str) -> None:
+    with pytest.raises(ValueError, match=r"no prompt template named|shows no question of its own"):
+        load(name)

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.choice_verdicts import expected_digit
 from actors.protocols import DIGITS, PROTOCOLS
 from actors.reference import Reference
+from actors.weighed_verdicts import expected_digit
 from pipelines.config import from_layers
 from pipelines.recipes.base import JudgeStep, SampleStep
 from pipelines.recipes.self_j import RECIPE, TEMPLATE, Settings, has_reference

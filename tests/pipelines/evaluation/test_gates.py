@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.choice_verdicts import expected_digit, parse_digits
+from actors.weighed_verdicts import expected_digit, parse_digits
 from pipelines.evaluation.gates import (
     Boundary,
     Gate,

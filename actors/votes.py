@@ -1,0 +1,160 @@
+"""From votes to one verdict, and what votes add up to. Pure: recipes, the endpoint and evaluations use the same rules.
+
+An unreadable vote is an abstention: it changes no mean, no majority and no confidence, only its count. The majority of
+each order counts once, whatever the other order said; how orders that disagree are settled is the caller's policy.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from statistics import fmean
+from typing import Any, Literal, NamedTuple, get_args
+
+from actors.protocols import PROTOCOLS
+from actors.verdicts import as_listed
+from actors.weighed_verdicts import EVEN, preference
+from pipelines.records import Judgement, Status
+
+Disagreement = Literal["tie", "abstain", "first"]  # what two orders that disagree are: a tie, nothing, the first's word
+
+
+class Vote(NamedTuple):
+    """One judgement of a question about one response, or about two."""
+
+    order: int  # 1: the two were shown swapped
+    status: Status
+    verdict: str | None = None  # "A", "B" or "tie", about the two as listed
+    score: float | None = None
+    place: int = 0  # of the response that the score is about, as listed
+    probability: float | None = None  # that A as listed is the better one, of a weighed comparison
+
+
+class Decision(NamedTuple):
+    """What the votes on two responses come to. `winner` is None when abstained, and `reason` says why."""
+
+    winner: str | None  # "A", "B" or "tie"
+    confidence: float | None = None
+    reason: str | None = None
+
+
+def votes_of(judgements: Iterable[Judgement], protocol: str, sample_ids: Sequence[str]) -> list[Vote]:
+    """Records as votes on the samples as listed in `sample_ids`."""
+    known = PROTOCOLS[protocol]
+    found = []
+    for j in judgements:
+        place = sample_ids.index(j["sample_ids"][0])
+        if known.responses == 1:
+            found.append(Vote(0, j["status"], score=j.get("value"), place=place))
+            continue
+        order = j["order"] ^ place  # a record that lists them the other way round is turned
+        shown = preference(j["text"]) if known.weighed else None
+        probability = None if shown is None else 1 - shown if order else shown
+        found.append(Vote(order, j["status"], as_listed(j.get("verdict"), place), probability=probability))
+    return found
+
+
+def majority(verdicts: Iterable[str | None]) -> str | None:
+    """The most frequent readable verdict, a tie where two are equally frequent; None without any."""
+    ranked = Counter(verdict for verdict in verdicts if verdict is not None).most_common()
+    if not ranked:
+        return None
+    return "tie" if len(ranked) > 1 and ranked[0][1] == ranked[1][1] else ranked[0][0]
+
+
+def decide(votes: Sequence[Vote], both_orders: bool, disagreement: Disagreement = "tie") -> Decision:
+    """The verdict on two responses. Abstains when an order that was asked for has no readable vote.
+
+    The majorities of both orders must agree, otherwise it is position bias and `disagreement` says what becomes of it.
+    Confidence is the share of readable votes for the verdict. Weighed votes are probabilities: they are averaged in
+    each order and then over both, the likelier side wins, and confidence is its probability.
+    """
+    orders = (0, 1) if both_orders else (0,)
+    for order in orders:
+        if not any(v.order == order and v.verdict is not None for v in votes):
+            return Decision(None, None, f"no readable vote in order {order}")
+    readable = [v for v in votes if v.verdict is not None]
+    by_order = [[v for v in readable if v.order == order] for order in orders]
+    weighed = [[v.probability for v in some if v.probability is not None] for some in by_order]
+    if all(weighed):
+        p = fmean(fmean(some) for some in weighed)
+        return Decision("tie" if abs(p - 0.5) <= EVEN else "A" if p > 0.5 else "B", max(p, 1 - p))
+    majorities = [majority(v.verdict for v in some) for some in by_order]
+    verdict = majorities[0]
+    if len(set(majorities)) > 1:
+        if disagreement == "abstain":
+            return Decision(None, None, "the orders disagree")
+        verdict = "tie" if disagreement == "tie" else verdict
+    return Decision(verdict, [v.verdict for v in readable].count(verdict) / len(readable))
+
+
+def mean_scores(votes: Iterable[Vote], count: int) -> list[float | None]:
+    """The mean readable score of each of `count` responses, as listed; None where there is none."""
+    scores: list[list[float]] = [[] for _ in range(count)]
+    for vote in votes:
+        if vote.score is not None:
+            scores[vote.place].append(vote.score)
+    return [fmean(some) if some else None for some in scores]
+
+
+def best(scores: Sequence[float | None]) -> int | Literal["tie"] | None:
+    """The place of the single best score, "tie" where several are; None where one is missing."""
+    known = [score for score in scores if score is not None]
+    if not known or len(known) < len(scores):
+        return None
+    places = [place for place, score in enumerate(scores) if score == max(known)]
+    return places[0] if len(places) == 1 else "tie"
+
+
+def preferred(first: float | None, second: float | None) -> str | None:
+    """The verdict that two scores amount to; None if one of them is unreadable."""
+    return {0: "A", 1: "B", "tie": "tie", None: None}[best((first, second))]
+
+
+def rates(judgements: Iterable[Judgement]) -> dict[str, Any]:
+    """What judgements add up to: total, counts and rates by status, and of comparisons ties, first places and flips.
+
+    `tied` is the share of readable comparisons that are ties, `first_position_rate` the share of decided ones that name
+    what was shown first, `flipped` the share of pairs with a readable majority in both orders whose majorities differ.
+    Rates of nothing are None.
+    """
+    judgements = list(judgements)
+    compared = [j for j in judgements if j["status"] == "ok" and len(j["sample_ids"]) == 2]
+    where = positions([(j.get("verdict"), j["order"]) for j in compared])
+    by_pair: dict[tuple[str, ...], list[Vote]] = {}
+    for j in compared:
+        ids = tuple(sorted(j["sample_ids"]))
+        swapped = ids != tuple(j["sample_ids"])
+        vote = Vote(j["order"] ^ swapped, "ok", as_listed(j.get("verdict"), swapped))
+        by_pair.setdefault(ids, []).append(vote)
+    twice = [
+        [majority(v.verdict for v in votes if v.order == order) for order in (0, 1)] for votes in by_pair.values()
+    ]
+    both = [two for two in twice if None not in two]
+    flips = sum(first != second for first, second in both)
+    return {
+        **statuses([j["status"] for j in judgements]),
+        **where,
+        "tied": where["ties"] / len(compared) if compared else None,
+        "flips": flips,
+        "flipped": flips / len(both) if both else None,
+    }
+
+
+def statuses(found: Sequence[Status]) -> dict[str, Any]:
+    """total, counts {status: n} and rates {status: share} of statuses; rates of nothing are None."""
+    counts = {status: found.count(status) for status in get_args(Status)}
+    total = len(found)
+    return {
+        "total": total,
+        "counts": counts,
+        "rates": {status: count / total if total else None for status, count in counts.items()},
+    }
+
+
+def positions(verdicts: Sequence[tuple[str | None, int]]) -> dict[str, Any]:
+    """Ties, and how often the one shown first won, from (winner as listed, order)."""
+    first = [(winner == "B") == bool(order) for winner, order in verdicts if winner in ("A", "B")]
+    return {
+        "ties": sum(winner == "tie" for winner, _ in verdicts),
+        "first_position_rate": math.fsum(first) / len(first) if first else None,
+    }
