@@ -87,8 +87,8 @@ def pilot(items: Items, settings: Settings) -> Found:
     }
     table = [
         {
-            "judged_items": "no limit" if math.isinf(multiple) else int(multiple * more), "labels": case.labels,
-            "without_judge": case.without_judge, "tau": case.tau,
+            "judged": "no limit" if math.isinf(multiple) else int(multiple * more), "labels": case.labels,
+            "alone": case.without_judge, "tau": case.tau,
         }
         for multiple in MULTIPLES
         if (case := plan(h, sd, rho, math.inf if math.isinf(multiple) else multiple * more, level))
@@ -109,12 +109,12 @@ def assumed(cases: list[dict[str, Any]], settings: Settings) -> Found:
         found = plan(settings.half_width, sd, rho, more, settings.level)
         estimates[f"labels, case {number}"] = Estimate(value=found.labels, n=found.labels, level=settings.level)
         row = {
-            "case": number, "rho": rho, "judged_items": more, "sd": sd, "labels": found.labels,
-            "without_judge": found.without_judge, "tau": found.tau,
+            "case": number, "rho": rho, "judged": more, "sd": sd, "labels": found.labels,
+            "alone": found.without_judge, "tau": found.tau,
         }
         if "n" in case:
             row |= {"n": case["n"], "tau_at_n": saving(rho, case["n"], more)}
-            row["worth_labels"] = case["n"] * row["tau_at_n"]
+            row["worth"] = case["n"] * row["tau_at_n"]
         table.append(row)
         notes.append(f"case {number}: {advice(found.tau, found.tau, found.tau)}")
     return estimates, table, notes, len(cases)

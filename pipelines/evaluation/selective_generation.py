@@ -211,9 +211,9 @@ def _gate(method: str, scores: np.ndarray, right: np.ndarray, settings: Settings
     given = Boundary((math.inf if threshold is None else threshold,)).accepts(scores)
     return {
         "method": method, "threshold": threshold, "answered": int(given.sum()),
-        "abstained_share": 1 - float(given.mean()),
-        "accuracy_of_answered": float(right[given].mean()) if given.any() else None,
-        "accuracy_of_abstained": float(right[~given].mean()) if not given.all() else None,
+        "abstains": 1 - float(given.mean()),
+        "accuracy": float(right[given].mean()) if given.any() else None,
+        "accuracy_else": float(right[~given].mean()) if not given.all() else None,
     }
 
 

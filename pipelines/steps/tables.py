@@ -25,7 +25,8 @@ def read_table(text: str, header: Sequence[str]) -> Table | None:
     features = {_plain(name) for name in header[1:]}
     found = None
     for value in _objects(text):
-        table = _cells(value.get("solution", value), _plain(header[0]), features)
+        named = next((grid for name, grid in value.items() if _plain(name) == "solution"), value)
+        table = _cells(named, _plain(header[0]), features)
         found = table or found
     return found
 

@@ -142,7 +142,7 @@ def test_a_plan_from_a_pilot(write):
     assert found["labels_saved"] == found["labels_without_judge"] - found["labels"] > 100
     assert result.notes[0].startswith("use the judge")
     labels = [row["labels"] for row in result.tables["plan"]]
-    assert labels == sorted(labels, reverse=True) and result.tables["plan"][-1]["judged_items"] == "no limit"
+    assert labels == sorted(labels, reverse=True) and result.tables["plan"][-1]["judged"] == "no limit"
     low, high = result.estimates["labels"].interval
     assert low < found["labels"] < high
 
@@ -151,8 +151,8 @@ def test_a_plan_from_assumed_correlations(write):
     cases = write([{"rho": math.sqrt(0.5), "judged": 1000, "n": 100}, {"rho": 0.3, "judged": 1000, "sd": 0.4}])
     result = run("ppi-plan", cases)
     first, second = result.tables["plan"]
-    assert (first["tau_at_n"], first["worth_labels"]) == pytest.approx((1.8333, 183.33), abs=0.01)
-    assert first["without_judge"] == 385 and second["without_judge"] == 246
+    assert (first["tau_at_n"], first["worth"]) == pytest.approx((1.8333, 183.33), abs=0.01)
+    assert first["alone"] == 385 and second["alone"] == 246
     assert "use the judge" in result.notes[0] and "skip the judge" in result.notes[1]
     with pytest.raises(InputError, match=r"rho: is 2; use -1 to 1"):
         run("ppi-plan", write([{"rho": 2, "judged": 5}]))

@@ -21,6 +21,7 @@ def test_intervals_are_chosen_by_what_the_values_are() -> None:
 def test_responses_to_one_problem_count_as_one_in_the_interval() -> None:
     values, problems = [1.0, 0.0] * 20, [str(i // 2) for i in range(40)]
     assert rate(values, problems).interval == (0.5, 0.5)  # every problem has one right and one wrong response
+    assert rate([1.0] * 40, problems).interval == proportion_interval(20, 20)
     together = [1.0] * 20 + [0.0] * 20
     low, high = rate(together, problems).interval or (0, 0)
     narrow = rate(together).interval or (0, 0)

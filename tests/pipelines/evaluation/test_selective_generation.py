@@ -102,10 +102,10 @@ def test_a_threshold_abstains_from_what_is_not_known(ask, chat):
     rows = questions(32, 16)
     gates = {row["method"]: row for row in ask(rows, Knowing(chat), precision=0.8).tables["gates"]}
     hybrid = gates["hybrid"]
-    assert hybrid["answered"] == 32 and hybrid["accuracy_of_answered"] == 1
-    assert hybrid["abstained_share"] == pytest.approx(1 / 3)
+    assert hybrid["answered"] == 32 and hybrid["accuracy"] == 1
+    assert hybrid["abstains"] == pytest.approx(1 / 3)
     fixed = {row["method"]: row for row in ask(rows, Knowing(chat), threshold=2).tables["gates"]}
-    assert fixed["hybrid"]["answered"] == 0 and fixed["hybrid"]["accuracy_of_answered"] is None
+    assert fixed["hybrid"]["answered"] == 0 and fixed["hybrid"]["accuracy"] is None
     few = ask(questions(4, 0), Knowing(chat))
     assert any("no threshold can promise" in note for note in few.notes)
 
@@ -143,7 +143,7 @@ def test_recorded_tokens_need_nobody(ask):
     assert found["sample_and_eval: accuracy"].n == 3 and "likelihood: accuracy" not in found
     assert result.abstentions == {"sample_and_select missing": 1, "hybrid missing": 1}
     (hybrid,) = [row for row in result.tables["gates"] if row["method"] == "hybrid"]
-    assert hybrid["answered"] == 1 and hybrid["accuracy_of_answered"] == 1  # 0.7 less 0.1 for none of the above
+    assert hybrid["answered"] == 1 and hybrid["accuracy"] == 1  # 0.7 less 0.1 for none of the above
     assert result.judge is None
 
 

@@ -14,6 +14,7 @@ HOUSES = {
 FORMS = {
     "as asked": {"reasoning": "…", "solution": HOUSES},
     "houses alone": HOUSES,
+    "capital key": {"Solution": HOUSES},
     "houses by number": {"solution": {"1": HOUSES["House 1"], "2": HOUSES["House 2"]}},
     "other spellings": {"house_1": {"name": "Eric", "Book Genre": "science fiction"}, "HOUSE #02": HOUSES["House 2"]},
     "list of rows": {"solution": [{"House": 1, **HOUSES["House 1"]}, {"House": "House 2", **HOUSES["House 2"]}]},
