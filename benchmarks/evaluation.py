@@ -100,8 +100,8 @@ async def judge(speaker: Any, steps: list[Any], groups: list[Group], rows: list[
     """
     from actors.judge import Judge
     from actors.votes import votes_of
-    from pipelines.evaluation.comparisons import Comparison
-    from pipelines.evaluation.judged import Judged, judge_pair, sample_ids
+    from pipelines.evaluation.judges.comparisons import Comparison
+    from pipelines.evaluation.judges.judged import Judged, judge_pair, sample_ids
     from pipelines.recipes.base import Context, JudgeStep
 
     recipes = next(s for s in steps if isinstance(s, JudgeStep))

@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.evaluation import ROOT, machine, write
 from pipelines.evaluation.base import Result
-from pipelines.evaluation.judge_accuracy import AccuracySettings, JudgeAccuracy
+from pipelines.evaluation.judges.judge_accuracy import AccuracySettings, JudgeAccuracy
 from pipelines.evaluation.sources import Judging, open_judge
 from pipelines.manifest import made_with
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.evaluation.verdict_numbers import Outcome, length_correlation, points
+from pipelines.evaluation.judges.verdict_numbers import Outcome, length_correlation, points
 
 _NUMBER = re.compile(r"-?[0-9]+")
 

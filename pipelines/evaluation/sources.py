@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from actors.speaker import Speaker
 from pipelines.config import PROFILES, ConfigError, ModelConfig, known_profile
-from pipelines.evaluation.live import LiveJudge, is_url, live_judge
+from pipelines.evaluation.judges.live import LiveJudge, is_url, live_judge
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pytest
 from pipelines.prompts.criteria import criteria_text, read_criteria
 from pipelines.prompts.scenarios import scenarios
 from pipelines.steps.rows import InputError
-from tests.pipelines.evaluation.judges import write_rows
+from tests.pipelines.evaluation.judges.judges import write_rows
 
 ROW = {"scenario": "poem", "criterion": "rhyme", "content": "It rhymes.", "weight": 2}
 

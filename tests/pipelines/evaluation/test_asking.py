@@ -6,7 +6,7 @@ import pytest
 from pipelines.config import Sampling
 from pipelines.evaluation.asking import ask_all
 from pipelines.records import Message
-from tests.pipelines.evaluation.speakers import Scripted
+from tests.pipelines.evaluation.abilities.speakers import Scripted
 
 GREEDY = Sampling(n=1, temperature=0.0)
 
