@@ -12,7 +12,6 @@ from pipelines.config import ModelConfig
 NEXT_TOKENS = 128  # vLLM tells the log-probabilities of no more tokens at one place
 
 
-
 class VllmEngine:
     """One AsyncLLM. Create with `await VllmEngine.start(...)` on the event loop that will use it."""
 

@@ -54,6 +54,7 @@ class RoleStage:
         client, chat, self._version, settings = _connect(run, config, sources, role_of(step))
         speaker = Speaker(client, chat, settings.models[client.model].max_model_len)
         self._step, self._context = step, context
+        self._speaker = speaker
         self._policy, self._judge, self._meta_judge = Policy(speaker), Judge(speaker), MetaJudge(speaker)
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
@@ -103,10 +104,15 @@ class RoleStage:
         return [judgement for reply in replies for judgement in reply]
 
     async def _meta_judgements(self, group: Group, step: MetaJudgeStep) -> list[Any]:
+        pairs = meta_judge_pairs(group, self._context)
+        if step.by == "claims":
+            from pipelines.evaluation.services.claims_meta_judge import compare_by_claims
+
+            return await compare_by_claims(self._speaker, group, pairs, step, self._context, self._version)
         replies = await asyncio.gather(
             *(
                 _unless_unaskable(self._meta_judge.compare(group, pair, order, step, self._context, self._version))
-                for pair in meta_judge_pairs(group, self._context)
+                for pair in pairs
                 for order in (0, 1)
             )
         )

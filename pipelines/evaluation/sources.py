@@ -44,7 +44,7 @@ def model_of(judge: str) -> tuple[str, str]:
 
     if (Path(judge) / "manifest.json").is_file() and (Path(judge) / "iterations").is_dir():
         ledger = Ledger.open(judge)
-        trained = [i for i in ledger.iterations() if ledger.done(i, "train")]
+        trained = [i for i in ledger.iterations() if not (ledger.done(i, "train") or {"skipped": True}).get("skipped")]
         if not trained:
             raise ConfigError(f"--judge {judge}: this run has trained no weights yet; name a checkpoint")
         return ledger.checkpoint_dir(trained[-1]), f"v{trained[-1] + 1}"

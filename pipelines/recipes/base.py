@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pipelines.config import Sampling
 from pipelines.recipes.method import Method
@@ -54,11 +54,15 @@ class JudgeStep:
 
 @dataclass(frozen=True)
 class MetaJudgeStep:
-    """The meta-judge compares judgements of one response, every pair in both orders."""
+    """The meta-judge compares judgements of one response, every pair in both orders.
+
+    Either it is shown both (`comparison`), or it checks the claims of each (`claims`, MetaCritique) and counts.
+    """
 
     sampling: Sampling
     template: str
     structured: bool = False
+    by: Literal["comparison", "claims"] = "comparison"
 
 
 Step = SampleStep | JudgeStep | MetaJudgeStep

@@ -5,7 +5,7 @@ judgements of one response per prompt. Training is DPO on the union, with the it
 """
 
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
@@ -39,6 +39,7 @@ class Settings(Method):
     samples: Sampling = Sampling(n=7, temperature=0.8, top_p=0.95, max_tokens=1024)
     judgements: Sampling = Sampling(n=11, temperature=0.8, top_p=0.95, max_tokens=1024)
     meta_judgements: Sampling = Sampling(n=1, temperature=0.8, top_p=0.95, max_tokens=1024)
+    meta_judge: Literal["comparison", "claims"] = Field("comparison", description="claims: by MetaCritique's F1")
     structured: bool = Field(False, description="let the engine hold judgements to their form")
     rho: Rho = Field([0.0, 0.32, 0.32, 0.4], description="width of the length tiers, below 0.5")
     chosen_max_chars: Chars = Field([2500, None], description="drop pairs whose chosen response is longer")
@@ -63,7 +64,8 @@ class MetaRewarding(Recipe):
             JudgeStep("additive", settings.judgements, JUDGE_TEMPLATE, settings.structured),
         ]
         if iteration < settings.judge_pair_iterations:
-            steps.append(MetaJudgeStep(settings.meta_judgements, "meta_judge", settings.structured))
+            by = settings.meta_judge
+            steps.append(MetaJudgeStep(settings.meta_judgements, "meta_judge", settings.structured, by))
         return steps
 
     def read(self, group: Group, settings: Settings, context: Context) -> Group:
