@@ -1,6 +1,8 @@
 """A recipe's steps played in this process: the product's stages and roles, with oracles in place of model pools."""
 
 import asyncio
+import random
+import typing
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -34,10 +36,26 @@ class Direct:
         return await self.engine.score(prompt_ids, responses), VERSION
 
 
+class ClaimsOracle:
+    """Splits critiques at their lines, and takes three claims in four for true, by the request's seed."""
+
+    async def generate(self, request: Request) -> list[Completion]:
+        asked = CHAT.decode(request.prompt_ids)
+        said = "I miss nothing here."
+        if "<claim>" in asked:
+            said = f"The claim is {'true' if random.Random(request.seed).random() < 0.75 else 'false'}"
+        elif "<critique>" in asked:
+            lines = asked.rpartition("<critique>\n")[2].partition("\n</critique>")[0].splitlines()
+            said = "\n".join(f"- {line.strip('- ')}" for line in lines if line.strip("- "))
+        return [Completion(0, said, CHAT.turn(said), "stop", request.seed, VERSION)]
+
+
 def engine_of(step: Step, truth: Truth, cast: Cast) -> Engine:
     """The oracle that plays the role of a step."""
     if isinstance(step, SampleStep):
         return PolicyOracle(step, truth, cast)
+    if isinstance(step, MetaJudgeStep) and step.by == "claims":
+        return typing.cast(Engine, ClaimsOracle())
     if isinstance(step, MetaJudgeStep):
         return JudgeOracle(step, truth, cast, WINNER, 2, cast.meta_judge)
     protocol = PROTOCOLS[step.protocol]

@@ -51,7 +51,7 @@ def judged_group(texts: dict[str, str]) -> Group:
 
 def meta_judged(group: Group, context: Context) -> tuple[Group, list[str]]:
     """The group after the product's own stage, and what the model was asked."""
-    recipe = get_recipe("meta_rewarding")
+    recipe: Any = get_recipe("meta_rewarding")
     step = recipe.steps(recipe.settings(meta_judge="claims"), 0)[-1]
     assert isinstance(step, MetaJudgeStep) and step.by == "claims"
     judge, engine = told(says)
