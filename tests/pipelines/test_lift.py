@@ -17,8 +17,6 @@ from pipelines.steps.render import prompt_messages
 from pipelines.training.config import TrainingConfig
 from tests.pipelines.planted import group, run_recipe, sample
 
-TLDR = Path("/work/shared/data/tldr_preferences/pairs.parquet")
-
 
 def preference(chosen: int, rejected: int, prompt_id: str = "p", **other: Any) -> Group:
     """A preference between texts of so many words."""
@@ -132,12 +130,12 @@ def test_rows_with_a_preference_become_pairs(tmp_path: Path) -> None:
     assert [p["kind"] for p in pairs] == ["actor", "limit_both", "limit_flipped", "actor", "limit_kept"]
 
 
-@pytest.mark.skipif(not TLDR.exists(), reason=f"{TLDR} is not here")
-def test_real_preferences_flip_where_the_longer_one_was_preferred(tmp_path: Path) -> None:
+def test_real_preferences_flip_where_the_longer_one_was_preferred(tmp_path: Path, shared_data: Path) -> None:
+    tldr = shared_data / "tldr_preferences/pairs.parquet"
     rows = [
         {"prompt": r["prompt"], "chosen": r["response_a"], "rejected": r["response_b"]}
         if r["label"] == "A" else {"prompt": r["prompt"], "chosen": r["response_b"], "rejected": r["response_a"]}
-        for r in pq.read_table(TLDR).slice(0, 300).to_pylist()
+        for r in pq.read_table(tldr).slice(0, 300).to_pylist()
         if r["label"] in ("A", "B") and r["response_a"].strip() != r["response_b"].strip()
     ]  # fmt: skip
     file = tmp_path / "rows.jsonl"

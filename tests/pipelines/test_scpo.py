@@ -22,7 +22,6 @@ from tests.pipelines.planted import group, noise, run_recipe, sample
 from tests.pipelines.training.test_losses import batch
 
 FIXTURE = [12, 12, 12, 15, 12, 7, 15, 12]
-GSM8K = Path("/work/shared/data/gsm8k/train.parquet")
 
 some_answers = st.lists(st.none() | st.integers(1, 4), max_size=9)
 
@@ -245,10 +244,9 @@ def test_e_chosen_answers_are_more_often_right_than_samples_and_more_samples_hel
     assert accuracy(3) == pytest.approx(0.5, abs=0.08) and accuracy(15) == pytest.approx(0.95, abs=0.06)
 
 
-@pytest.mark.skipif(not GSM8K.exists(), reason=f"{GSM8K} is not here")
-def test_answers_of_real_questions_vote_together_however_they_are_written() -> None:
+def test_answers_of_real_questions_vote_together_however_they_are_written(shared_data: Path) -> None:
     planted = []
-    for row in pq.read_table(GSM8K).slice(0, 200).to_pylist():
+    for row in pq.read_table(shared_data / "gsm8k/train.parquet").slice(0, 200).to_pylist():
         gold = row["final_answer"]
         texts = [row["answer"], f"Final answer: {gold}.00", f"So it is \\boxed{{{gold}}}.", f"Final answer: {gold}1"]
         samples = [sample(f"{row['id']}-{i}", text, i) for i, text in enumerate(texts)]
