@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pipelines.evaluation.correlation import kendall, pearson, spearman
 from pipelines.evaluation.intervals import Interval, bootstrap_interval
 
 
@@ -58,27 +59,6 @@ def krippendorff_ordinal(gold: Any, given: Any, axis: int = -1) -> np.ndarray:
     n = gold.shape[-1]
     observed = _mean((ranks[..., :n] - ranks[..., n:]) ** 2)
     return 1 - _ratio(observed, 2 * ranks.var(axis=-1, ddof=1) if n else np.full(observed.shape, np.nan))
-
-
-def pearson(gold: Any, given: Any, axis: int = -1) -> np.ndarray:
-    """Linear correlation."""
-    gold, given = _pair(gold, given, axis)
-    x, y = (np.asarray(one, dtype=float) for one in (gold, given))
-    x, y = (one - one.mean(-1, keepdims=True) for one in (x, y))
-    return _ratio((x * y).sum(-1), np.sqrt((x * x).sum(-1) * (y * y).sum(-1)))
-
-
-def spearman(gold: Any, given: Any, axis: int = -1) -> np.ndarray:
-    """Linear correlation of the mid-ranks."""
-    gold, given = _pair(gold, given, axis)
-    return pearson(_mid_ranks(gold), _mid_ranks(given))
-
-
-def kendall(gold: Any, given: Any) -> float:
-    """Kendall's tau-b, which corrects for ties."""
-    from scipy.stats import kendalltau
-
-    return float(kendalltau(gold, given).statistic)
 
 
 LABELS = {

@@ -1,18 +1,21 @@
-"""How well scores follow gold scores: Pearson's r, Spearman's rho and Kendall's tau-b, at three levels. Pure.
+"""How well scores follow gold scores, at three levels. Pure.
 
 Levels as in SummEval (2007.12626) and BARTScore (2106.11520): `summary` is the mean over documents of the correlation
 among one document's summaries, `system` the correlation of the systems' mean scores, `dataset` that of all at once.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from pipelines.evaluation.base import Estimate
+from pipelines.evaluation.correlation import correlation
 from pipelines.evaluation.intervals import bootstrap_interval
 
 RESAMPLES = 500
+REPORTED = ("spearman", "kendall", "pearson")
 
 
 class Scored(NamedTuple):
@@ -24,33 +27,6 @@ class Scored(NamedTuple):
     score: float | None
 
 
-def pearson(x: np.ndarray, y: np.ndarray) -> float | None:
-    """Pearson's r; None where one side does not vary."""
-    x, y = x - x.mean(), y - y.mean()
-    scale = np.sqrt((x * x).sum() * (y * y).sum())
-    return float((x * y).sum() / scale) if scale > 1e-12 else None
-
-
-def spearman(x: np.ndarray, y: np.ndarray) -> float | None:
-    """Pearson's r of the ranks, ties at their mean rank; None where one side does not vary."""
-    from scipy.stats import rankdata
-
-    return pearson(rankdata(x), rankdata(y))
-
-
-def kendall(x: np.ndarray, y: np.ndarray) -> float | None:
-    """Kendall's tau-b, which counts ties on either side; None where one side does not vary."""
-    from scipy.stats import kendalltau
-
-    tau = float(kendalltau(x, y).statistic) if len(x) > 1 else float("nan")
-    return None if np.isnan(tau) else tau
-
-
-STATISTICS: dict[str, Callable[[np.ndarray, np.ndarray], float | None]] = {
-    "spearman": spearman, "kendall": kendall, "pearson": pearson,
-}  # fmt: skip
-
-
 def correlation_estimates(items: Sequence[Scored], seed: int = 0) -> dict[str, Estimate]:
     """Every statistic at every level that the data have, by name (`system spearman`); abstentions are left out.
 
@@ -59,19 +35,20 @@ def correlation_estimates(items: Sequence[Scored], seed: int = 0) -> dict[str, E
     """
     known = [item for item in items if item.score is not None]
     if not known:
-        return {name: Estimate(value=None, n=0, why="no readable score") for name in STATISTICS}
+        return {name: Estimate(value=None, n=0, why="no readable score") for name in REPORTED}
     gold, scores = (np.asarray([float(getattr(item, side)) for item in known]) for side in ("gold", "score"))
     groups = np.unique([item.group for item in known], return_inverse=True)[1]
     systems = [item.system for item in known]
     found: dict[str, Estimate] = {}
-    for name, statistic in STATISTICS.items():
+    for name in REPORTED:
+        statistic = partial(correlation, name)
         if groups.max() + 1 < len(known):
             found[f"summary {name}"] = _within(gold, scores, groups, statistic, seed)
         if None not in systems and len(set(systems)) > 1:
             which = np.unique(np.asarray(systems, dtype=str), return_inverse=True)[1]
             found[f"system {name}"] = _between(gold, scores, which, groups, statistic, seed)
         found[f"dataset {name}"] = _estimate(
-            statistic(gold, scores), len(known), lambda g, s, f=statistic: f(g, s), (gold, scores), groups, seed
+            statistic(gold, scores), len(known), statistic, (gold, scores), groups, seed
         )
     return found
 

@@ -13,7 +13,6 @@ from actors.verdicts import Reading, as_listed
 from pipelines.records import Judgement, MetaJudgement, record_id
 
 Verdicts = Sequence[bool | None]
-CORRELATIONS = ("pearson", "spearman", "kendall")
 
 
 class CritiqueScore(NamedTuple):
@@ -111,21 +110,6 @@ def critic_table(scores: Mapping[str, Sequence[CritiqueScore]]) -> list[dict[str
          "undefined": sum(s.f1 is None for s in own), **mean}
         for critic, own, mean in found
     ]  # fmt: skip
-
-
-def correlations(
-    x: Sequence[float], y: Sequence[float], names: Sequence[str] = CORRELATIONS
-) -> dict[str, float | None]:
-    """Pearson's, Spearman's and Kendall's (tau-b) correlation; None for fewer than two items or a constant side."""
-    if len(x) < 2 or len(set(x)) < 2 or len(set(y)) < 2:
-        return dict.fromkeys(names)
-    from scipy.stats import kendalltau, rankdata  # here: evaluations are listed without the second that it takes
-
-    of: dict[str, Any] = {
-        "pearson": lambda: np.corrcoef(x, y)[0, 1], "spearman": lambda: np.corrcoef(rankdata(x), rankdata(y))[0, 1],
-        "kendall": lambda: kendalltau(x, y)[0],
-    }  # fmt: skip
-    return {name: float(of[name]()) for name in names}
 
 
 def ranked_pairs(

@@ -12,18 +12,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 from pydantic import Field, NonNegativeFloat
 
 from actors.claims import parse_units
 from pipelines.evaluation.base import Estimate, Evaluation, Result
+from pipelines.evaluation.correlation import MEASURES, correlation
 from pipelines.evaluation.data import name_of, read_columns, write_rows
 from pipelines.evaluation.intervals import bootstrap_interval
 from pipelines.evaluation.rates import rate
 from pipelines.evaluation.services.critique_units import (
     CritiqueScore,
     agreement,
-    correlations,
     critic_table,
     critique_score,
     meta_winner,
@@ -300,19 +299,15 @@ def _correlated(name: str, labelled: Sequence[Item]) -> dict[str, Estimate]:
     both = [(q, s, h) for q, s, h in both if s is not None and h is not None]
     questions, judged, human = map(list, zip(*both, strict=True)) if both else ([], [], [])
     found = {}
-    for measure, value in correlations(judged, human).items():
-        interval = why = None
+    for measure in MEASURES:
+        value, interval, why = correlation(measure, judged, human), None, None
         if value is None:
             why = "one side is constant, or there are fewer than two"
         else:
-            of_drawn = partial(_correlation, measure)
+            of_drawn = partial(correlation, measure)
             interval = bootstrap_interval(of_drawn, judged, human, clusters=questions, resamples=RESAMPLES)
         found[f"{name}_{measure}"] = Estimate(value=value, interval=interval, n=len(both), why=why)
     return found
-
-
-def _correlation(measure: str, judged: np.ndarray, human: np.ndarray) -> float | None:
-    return correlations(judged.tolist(), human.tolist(), (measure,))[measure]
 
 
 def _held(item: Item, side: str) -> list[bool]:

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveInt
 
+from pipelines.evaluation.correlation import MEASURES
 from pipelines.evaluation.intervals import Interval, bootstrap_interval
 from pipelines.records import digest
 from pipelines.strict import Strict
@@ -98,24 +99,11 @@ class Calibration:
 def correlation(x: Any, y: Any, measure: Measure = "spearman", axis: int = -1) -> Any:
     """Correlation of scores and gold along the last axis, -1 where one side is constant (R19.8).
 
-    "mean" is that of Pearson's, Spearman's and Kendall's (R19.3). `axis` must be -1; arrays are [..., n].
+    "mean" is that of Pearson's, Spearman's and Kendall's (R19.3). Arrays [..., n] along `axis`.
     """
-    from scipy.stats import kendalltau, rankdata  # here: evaluations are listed without the second that it takes
-
-    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    constant = (np.ptp(x, axis=axis) == 0) | (np.ptp(y, axis=axis) == 0)
-    spearman = _pearson(rankdata(x, axis=axis), rankdata(y, axis=axis))
-    if measure == "spearman":
-        return np.where(constant, -1.0, spearman)[()]
-    rows = zip(x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1]), strict=True)
-    kendall = np.array([kendalltau(a, b)[0] for a, b in rows]).reshape(constant.shape)
-    return np.where(constant, -1.0, (_pearson(x, y) + spearman + kendall) / 3)[()]
-
-
-def _pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    x, y = x - x.mean(-1, keepdims=True), y - y.mean(-1, keepdims=True)
-    norm = np.sqrt((x**2).sum(-1) * (y**2).sum(-1))
-    return np.clip((x * y).sum(-1) / np.where(norm > 0, norm, 1.0), -1.0, 1.0)
+    names = (measure,) if measure != "mean" else tuple(MEASURES)
+    found = sum(MEASURES[name](x, y, axis) for name in names) / len(names)
+    return np.where(np.isnan(found), -1.0, found)[()]
 
 
 def merit(scores: Sequence[float | None], gold: Sequence[float], plan: Plan) -> Merit:

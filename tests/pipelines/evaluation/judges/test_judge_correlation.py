@@ -17,7 +17,8 @@ from actors.speaker import Speaker
 from pipelines.config import ConfigError
 from pipelines.evaluation.base import Result, read_settings
 from pipelines.evaluation.judges.comparisons import Comparison
-from pipelines.evaluation.judges.correlations import Scored, correlation_estimates, kendall, pearson, spearman
+from pipelines.evaluation.correlation import MEASURES, correlation
+from pipelines.evaluation.judges.correlations import Scored, correlation_estimates
 from pipelines.evaluation.judges.judge_correlation import JudgeCorrelation, drawn, read_items
 from pipelines.evaluation.judges.live import live_judge
 from pipelines.evaluation.sources import Judging, NoSpeaker
@@ -34,11 +35,11 @@ def run(data: str, judging: Any, *words: str) -> Result:
 def test_the_statistics_are_scipys(pairs: list[tuple[int, int]]) -> None:
     x, y = np.asarray(pairs, float).T
     if x.std() == 0 or y.std() == 0:
-        assert (pearson(x, y), spearman(x, y), kendall(x, y)) == (None, None, None)
+        assert {correlation(measure, x, y) for measure in MEASURES} == {None}
         return
-    assert pearson(x, y) == pytest.approx(stats.pearsonr(x, y).statistic)
-    assert spearman(x, y) == pytest.approx(stats.spearmanr(x, y).statistic)
-    assert kendall(x, y) == pytest.approx(stats.kendalltau(x, y).statistic)
+    assert correlation("pearson", x, y) == pytest.approx(stats.pearsonr(x, y).statistic)
+    assert correlation("spearman", x, y) == pytest.approx(stats.spearmanr(x, y).statistic)
+    assert correlation("kendall", x, y) == pytest.approx(stats.kendalltau(x, y).statistic)
 
 
 def test_levels_by_hand() -> None:
