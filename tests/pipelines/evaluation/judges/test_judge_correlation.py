@@ -16,8 +16,8 @@ from scipy import stats
 from actors.speaker import Speaker
 from pipelines.config import ConfigError
 from pipelines.evaluation.base import Result, read_settings
-from pipelines.evaluation.judges.comparisons import Comparison
 from pipelines.evaluation.correlation import MEASURES, correlation
+from pipelines.evaluation.judges.comparisons import Comparison
 from pipelines.evaluation.judges.correlations import Scored, correlation_estimates
 from pipelines.evaluation.judges.judge_correlation import JudgeCorrelation, drawn, read_items
 from pipelines.evaluation.judges.live import live_judge
