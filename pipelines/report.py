@@ -6,6 +6,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+FOLDED_WIDTH = 40  # characters of a text in a table before it is folded
+PIPED_WIDTH = 160  # of what is no terminal
+
 
 def print_summary(console: Console, summary: dict[str, Any]) -> None:
     """Run folder, pairs by kind, loss, judge before and after, and what to type next."""
@@ -75,6 +78,8 @@ def print_training(console: Console, summary: dict[str, Any]) -> None:
 
 def print_evaluation(console: Console, result: Any) -> None:
     """The numbers of a pipelines.evaluation.base.Result with their intervals, its breakdowns and its notes."""
+    if not console.is_terminal:
+        console.width = max(console.width, PIPED_WIDTH)
     who = f", judge {result.judge} ({result.weight_version})" if result.judge else ""
     console.print(f"\n{result.evaluation} on {result.data}: {result.rows} rows{who}", markup=False, soft_wrap=True)
     table = Table("", "value", "interval", "n")
@@ -85,17 +90,31 @@ def print_evaluation(console: Console, result: Any) -> None:
         table.add_row(escape(name), value, interval, str(estimate.n))
     console.print(table)
     for name, rows in result.tables.items():
-        columns = list(dict.fromkeys(key for row in rows for key in row))
-        table = Table(title=escape(name))
-        for place, column in enumerate(columns):
-            table.add_column(escape(column), overflow="fold", no_wrap=place == 0)
-        for row in rows:
-            table.add_row(*(escape(_number(row.get(column))) for column in columns))
-        console.print(table)
+        _print_rows(console, name, rows)
     for reason, count in result.abstentions.items():
         console.print(f"abstained, {reason}: {count}", markup=False)
     for note in result.notes:
         console.print(f"note: {note}", markup=False, soft_wrap=True)
+
+
+def _print_rows(console: Console, name: str, rows: list[dict[str, Any]]) -> None:
+    """A breakdown with as many of its columns as fit; numbers are never broken, long texts are folded."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    room, shown = console.width - 1, []
+    for column in columns:
+        widest = max([len(column), *(len(_number(row.get(column))) for row in rows)])
+        room -= min(widest, FOLDED_WIDTH) + 3
+        if room < 0 and shown:
+            break
+        shown.append(column)
+    left_out = columns[len(shown):]
+    caption = f"--json has {', '.join(left_out)} too" if left_out else None
+    table = Table(title=escape(name), caption=caption and escape(caption))
+    for column in shown:
+        table.add_column(escape(column), overflow="fold", max_width=FOLDED_WIDTH)
+    for row in rows:
+        table.add_row(*(escape(_number(row.get(column))) for column in shown))
+    console.print(table)
 
 
 def _number(value: Any) -> str:

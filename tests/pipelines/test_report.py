@@ -5,8 +5,9 @@ from typing import Any
 
 from rich.console import Console
 
+from pipelines.evaluation.base import Estimate, Result
 from pipelines.progress import RunProgress
-from pipelines.report import print_summary, print_training
+from pipelines.report import print_evaluation, print_summary, print_training
 
 RUN = "/data/runs/with-a-rather-long-folder-name-that-must-not-be-broken-over-two-lines/2026-11-22-a"
 JUDGE = {"weight_version": "v0", "scores": [2.5], "readable": 2, "votes": 3, "text": "Reasons.\nScore: 2.5"}
@@ -102,3 +103,23 @@ def test_quiet_progress_says_nothing():
         progress.update(2)
         progress.say("done")
     assert screen.getvalue() == ""
+
+
+def breakdown(width: int, terminal: bool) -> str:
+    """An evaluation's result with a table of ten columns, as a console of this width shows it."""
+    rows = [{"subset": "content continuation", **{f"measure {i}": 0.123456 + i for i in range(9)}, "why": "x" * 60}]
+    estimates = {"a": Estimate(value=0.5, n=3)}
+    result = Result(evaluation="e", data="d", data_hash=None, rows=1, estimates=estimates, tables={"by": rows})
+    console = Console(file=io.StringIO(), width=width, force_terminal=terminal, color_system=None)
+    print_evaluation(console, result)
+    text: Any = console.file
+    return text.getvalue()
+
+
+def test_a_breakdown_shows_the_columns_that_fit_and_names_the_rest() -> None:
+    narrow = breakdown(80, True)
+    assert "content continuation" in narrow and "0.1235" in narrow and "3.123" in narrow and "9.1" not in narrow
+    assert "--json has measure 4, " in " ".join(narrow.split())
+    assert max(map(len, narrow.splitlines())) <= 80
+    piped = breakdown(80, False)
+    assert "8.123" in piped and "--json has why too" in piped
