@@ -183,7 +183,7 @@ def _execute(config: Any, ledger: Any, as_json: bool, created: bool = False) -> 
     import pipelines.loop as loop
     from actors.chat import ChatFormatError
     from actors.checkpoints import CheckpointError
-    from cluster.output import captured_output
+    from cluster.output import captured_output, log_of
     from pipelines.ledger import LedgerError
     from pipelines.progress import RunProgress
     from pipelines.report import print_summary, print_training
@@ -192,7 +192,7 @@ def _execute(config: Any, ledger: Any, as_json: bool, created: bool = False) -> 
 
     only_train = isinstance(config, alone.TrainConfig)
     try:
-        with captured_output(ledger.path) as terminal, RunProgress(Console(file=terminal), as_json) as progress:
+        with captured_output(log_of(ledger.path)) as terminal, RunProgress(Console(file=terminal), as_json) as progress:
             summary = (alone.execute_train if only_train else loop.execute)(config, ledger, progress)
     except (InputError, CheckpointError, ChatFormatError) as error:
         if created and "://" not in ledger.path and not ledger.iterations():
@@ -328,6 +328,7 @@ def evaluate(
     """Measure a judge, a model or recorded annotations on labelled data: value, interval, n, abstentions."""
     from actors.chat import ChatFormatError
     from actors.checkpoints import CheckpointError
+    from cluster.output import cached_log, captured_output
     from pipelines.config import ConfigError
     from pipelines.evaluation.command import evaluations, measure
     from pipelines.ledger import LedgerError
@@ -342,8 +343,10 @@ def evaluate(
         return
     if data is None:
         raise _fail("--data FILE is needed: the rows to evaluate on", 2, as_json)
+    log = cached_log("eval")
     try:
-        result = measure(name, str(data), judge, assignments or [], profile)
+        with captured_output(log) if judge else contextlib.nullcontext():
+            result = measure(name, str(data), judge, assignments or [], profile)
         if out_file is not None:
             out_file.write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
     except (ConfigError, InputError, CheckpointError, ChatFormatError, LedgerError) as error:
@@ -351,7 +354,7 @@ def evaluate(
     except KeyboardInterrupt:
         raise _fail("stopped", 1, as_json) from None
     except Exception as error:
-        raise _fail(_one_line(error), 1, as_json) from None
+        raise _fail(_one_line(error) + (f"; log: {log}" if judge else ""), 1, as_json) from None
     if as_json:
         _print_json(result.model_dump(mode="json"))
     else:

@@ -1,4 +1,4 @@
-"""The terminal belongs to the run: what Ray and other libraries print goes to a log file."""
+"""The terminal belongs to the command: what Ray, vLLM and other libraries print goes to a log file."""
 
 import contextlib
 import os
@@ -10,14 +10,22 @@ from typing import TextIO
 from actors.checkpoints import cache_dir
 
 
-@contextlib.contextmanager
-def captured_output(run_folder: str) -> Generator[TextIO]:
-    """Send file descriptors 1 and 2 to the run's driver.log; yields the real standard output.
+def log_of(run_folder: str) -> Path:
+    """The run's driver.log; of a run folder that is no local path, a file in the cache folder."""
+    return Path(run_folder) / "driver.log" if "://" not in run_folder else cached_log(Path(run_folder).name)
 
-    Works below Python, since Ray's core prints from C++. A run folder that is no local path logs to the cache folder.
+
+def cached_log(name: str) -> Path:
+    """A log of this machine that belongs to no run folder."""
+    return cache_dir() / "logs" / f"{name}.log"
+
+
+@contextlib.contextmanager
+def captured_output(log: Path) -> Generator[TextIO]:
+    """Send file descriptors 1 and 2 to the file `log`; yields the real standard output.
+
+    Works below Python, since Ray's core prints from C++, and engines from processes of their own.
     """
-    local = "://" not in run_folder
-    log = Path(run_folder) / "driver.log" if local else cache_dir() / "logs" / f"{Path(run_folder).name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
