@@ -1,4 +1,4 @@
-"""From votes to one verdict, and what votes add up to. Pure: recipes, the endpoint and evaluations use the same rules.
+"""From votes to one verdict, and what votes add up to. Pure: the endpoint and evaluations use the same rules.
 
 An unreadable vote is an abstention: it changes no mean, no majority and no confidence, only its count. The majority of
 each order counts once, whatever the other order said; how orders that disagree are settled is the caller's policy.

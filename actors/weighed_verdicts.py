@@ -65,17 +65,15 @@ def parse_top_logps(top: Mapping[str, float], choices: Collection[str]) -> Readi
     found: dict[str, list[float]] = {choice: [] for choice in choices}
     names = {choice if len(choice) == 1 else choice.lower(): choice for choice in choices}
     for token, logp in top.items():
-        bare = token.strip(AROUND)
-        choice = names.get(bare if len(bare) == 1 else bare.lower())
+        choice = names.get(_bare(token))
         if choice is not None:
             found[choice].append(logp)
     if not any(found.values()):
         return Reading(None, "missing")
     over = 1 - math.fsum(math.exp(logp) for logp in top.values())
     floor = min([*top.values(), math.log(over) if over > 0 else -math.inf])
-    if max(top.values()) == -math.inf:
-        return Reading(None, "missing")
-    return Reading(_normalised({choice: log_sum_exp(some) if some else floor for choice, some in found.items()}), "ok")
+    said = {choice: log_sum_exp(some) if some else floor for choice, some in found.items()}
+    return Reading(None, "missing") if max(said.values()) == -math.inf else Reading(_normalised(said), "ok")
 
 
 def expected_digit(logps: Mapping[str, float]) -> float | None:
@@ -83,6 +81,17 @@ def expected_digit(logps: Mapping[str, float]) -> float | None:
     if max(logps.values(), default=-math.inf) == -math.inf:
         return None
     return math.fsum(int(digit) * probability for digit, probability in _normalised(logps).items())
+
+
+def names_letter(token: str, letter: str) -> bool:
+    """Whether a token is a spelling of `letter`."""
+    return _bare(token) == letter
+
+
+def _bare(token: str) -> str:
+    """A token without what may stand beside a choice; words in lower case, for they are known in any."""
+    bare = token.strip(AROUND)
+    return bare if len(bare) == 1 else bare.lower()
 
 
 def log_sum_exp(logps: Collection[float]) -> float:

@@ -31,8 +31,10 @@ def kendall(x: Any, y: Any, axis: int = -1) -> np.ndarray:
     from scipy.stats import kendalltau
 
     x, y = np.broadcast_arrays(_last(x, axis), _last(y, axis))
+    if x.shape[-1] < 2:
+        return np.full(x.shape[:-1], np.nan)
     rows = zip(x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1]), strict=True)
-    found = [kendalltau(a, b).statistic if len(a) > 1 else np.nan for a, b in rows]
+    found = [kendalltau(a, b).statistic for a, b in rows]
     return np.asarray(found, dtype=np.float64).reshape(x.shape[:-1])
 
 

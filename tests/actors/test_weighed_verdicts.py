@@ -63,3 +63,7 @@ def test_an_absent_letter_never_beats_one_that_was_returned(top):
         assert math.fsum(found.value.values()) == pytest.approx(1)
         absent = [found.value[letter] for letter in "ABC" if letter not in returned]
         assert all(p <= min(found.value[letter] for letter in returned) * (1 + 1e-9) for p in absent)
+
+
+def test_choices_without_any_probability_say_nothing():
+    assert parse_top_logps({"A": -math.inf, "x": -0.1}, "AB") == (None, "missing")

@@ -54,6 +54,7 @@ class Items(NamedTuple):
     abstained: int
     scale: Scale | None
     paired: bool
+    outcomes: np.ndarray | None  # [n]: where judge and gold both say 0 or 1; None where either says something else
 
 
 class Ppi(Evaluation):
@@ -108,14 +109,17 @@ def read_items(data: str) -> Items:
     if not known:
         raise InputError(f"{data}: no row has a score of the judge; add `score` or `verdict`")
     fill = math.fsum(known) / len(known)
+    outcomes = not {*known, *gold.tolist()} - {0.0, 1.0}
     scores = np.array([fill if row[0] is None else row[0] for row in rows])
     labelled = np.array([row[1] is not None for row in rows])
     low = -1.0 if paired else 0.0
     # one value alone, 1 on a scale of 1 to 5 say, is a share only if the judge's scores are shares too
     clear = len(set(gold)) > 1 or (low <= scores.min() and scores.max() <= 1)
     shares = clear and bool(np.isin(gold, (low, low / 2, 0.0, 0.5, 1.0)).all())
+    readable = np.array([row[0] is not None for row in rows if row[1] is not None])
     return Items(
-        gold, scores[labelled], scores[~labelled], len(rows) - len(known), (low, 1.0) if shares else None, paired
+        gold, scores[labelled], scores[~labelled], len(rows) - len(known), (low, 1.0) if shares else None, paired,
+        readable if outcomes and not paired else None,
     )
 
 
@@ -131,20 +135,15 @@ def worth(items: Items, level: float) -> dict[str, Estimate]:
         "tau": Estimate(value=tau, interval=taus, level=level, n=n),
         "effective_labels": Estimate(value=n * tau, interval=taus and (n * taus[0], n * taus[1]), level=level, n=n),
     }
-    if two_outcomes(items):
-        seen = agreement(items.gold, items.judged)
+    if items.outcomes is not None and (both := int(items.outcomes.sum())):
+        seen = agreement(items.gold[items.outcomes], items.judged[items.outcomes])
         found["agreement"] = Estimate(
-            value=seen.agreement, interval=proportion_interval(seen.agreement * n, n, level), level=level, n=n
+            value=seen.agreement, interval=proportion_interval(seen.agreement * both, both, level), level=level, n=both
         )
         found["balanced_agreement"] = Estimate(
-            value=seen.balanced, level=level, n=n, why=None if seen.balanced is not None else "gold has one outcome"
+            value=seen.balanced, level=level, n=both, why=None if seen.balanced is not None else "gold has one outcome"
         )
     return found
-
-
-def two_outcomes(items: Items) -> bool:
-    """Whether both gold and judge say 0 or 1 of everything, which is what agreement is of."""
-    return all(np.isin(column, (0.0, 1.0)).all() for column in (items.gold, items.judged, items.rest))
 
 
 def notes(items: Items, plain: Debiased, alone: Debiased, settings: Settings) -> list[str]:
@@ -160,8 +159,8 @@ def notes(items: Items, plain: Debiased, alone: Debiased, settings: Settings) ->
     tau = saving(float(correlation(items.gold, items.judged)), n, more)
     if tau < WORTH:
         said.append(f"tau {tau:.2f} is below {WORTH}: the judge saves too little to be asked; label instead")
-    if two_outcomes(items):
-        said += _limits(items)
+    if items.outcomes is not None and items.outcomes.any():
+        said += _limits(items.gold[items.outcomes], items.judged[items.outcomes])
     if items.abstained:
         said.append(
             f"{items.abstained} scores of the judge are missing; these items count with the mean of the readable "
@@ -181,9 +180,9 @@ def notes(items: Items, plain: Debiased, alone: Debiased, settings: Settings) ->
     return said
 
 
-def _limits(items: Items) -> list[str]:
+def _limits(gold: np.ndarray, judged: np.ndarray) -> list[str]:
     """What agreement allows, whatever the judge costs (R12, section 3)."""
-    seen, score = agreement(items.gold, items.judged), float(items.gold.mean())
+    seen, score = agreement(gold, judged), float(gold.mean())
     if seen.balanced is None:
         return []
     said = []

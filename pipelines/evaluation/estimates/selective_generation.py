@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from actors.weighed_verdicts import parse_top_logps, parse_weights
+from actors.weighed_verdicts import names_letter, parse_top_logps, parse_weights
 from pipelines.config import Sampling
 from pipelines.evaluation.base import Estimate, Evaluation, Result
 from pipelines.evaluation.data import name_of
@@ -99,8 +99,11 @@ class SelectiveGeneration(Evaluation):
         """Rows have `prompt`, and `candidates` with `correct` or `gold`; without candidates they are sampled."""
         questions = read_questions(data, settings, asked=judge is not None)
         if judge is None:
+            # The prompts of one file were alike: an option that no row names was not shown.
+            nota = any(names_letter(token, LETTERS[len(q.candidates)])
+                       for q in questions for top in q.letters for token in top)
             for question in questions:
-                _score_recorded(question)
+                _score_recorded(question, nota)
         else:
             await asyncio.gather(*(_ask(judge, number, q, settings) for number, q in enumerate(questions)))
         estimates, table = summary(questions, settings)
@@ -270,9 +273,8 @@ async def _ask(judging: "Judging", number: int, question: Question, settings: Se
     }
 
 
-def _score_recorded(question: Question) -> None:
+def _score_recorded(question: Question, nota: bool) -> None:
     n = len(question.candidates)
-    nota = any(_has(top, LETTERS[n]) for top in question.letters)
     said = [parse_top_logps(top, LETTERS[: n + nota]).value for top in question.letters]
     verdicts = [parse_top_logps(top, YES_NO).value for top in question.verdicts]
     _select(question, [Shown(range(n), p) for p in said if p], verdicts)
@@ -285,10 +287,6 @@ def _select(question: Question, shown: list[Shown], verdicts: list[dict[str, flo
         "sample_and_eval": sample_and_eval(yes),
         "hybrid": hybrid(letters, yes),
     }
-
-
-def _has(top: dict[str, float], letter: str) -> bool:
-    return any(token.strip() == letter for token in top)
 
 
 def _select_messages(question: Question, order: Sequence[int], settings: Settings) -> list[Message]:

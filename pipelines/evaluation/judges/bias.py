@@ -34,7 +34,7 @@ def observations(outcomes: Sequence[Outcome]) -> np.ndarray:
         places = (1.0, -1.0) if len(o.verdicts) == 2 else (0.0,)
         for verdict, place in zip(o.verdicts, places, strict=True):
             if verdict is not None:
-                found.append((o.row, (1 + SIGN[verdict]) / 2, SIGN[o.label], np.tanh(o.longer / scale), place))
+                found.append((o.cluster, (1 + SIGN[verdict]) / 2, SIGN[o.label], np.tanh(o.longer / scale), place))
     return np.asarray(found, float).reshape(-1, 5)
 
 
@@ -86,11 +86,11 @@ def length_estimates(outcomes: Sequence[Outcome], seed: int = 0) -> dict[str, Es
 
     decisive = [o for o in outcomes if o.label != "tie"]
     seen = observations(decisive)
-    named = [(o.row, float((v == "A") == (o.longer > 0)))
+    named = [(o.cluster, float((v == "A") == (o.longer > 0)))
              for o in outcomes for v in o.verdicts if v in ("A", "B") and o.longer]
-    right = [(o.row, float((o.label == "A") == (o.longer > 0))) for o in decisive if o.longer]
+    right = [(o.cluster, float((o.label == "A") == (o.longer > 0))) for o in decisive if o.longer]
     found = {
-        "agreement": share([(o.row, p) for o in decisive if (p := points(o, 0.5)) is not None], "no verdict", seed),
+        "agreement": share([(o.cluster, p) for o in decisive if (p := points(o, 0.5)) is not None], "no verdict", seed),
         "longer_preferred": share(named, "no decided verdict on responses of different lengths", seed),
         "longer_is_right": share(right, "no label on responses of different lengths", seed),
     }
@@ -120,7 +120,7 @@ def style_estimates(
     """
     kinds = {"style_hard": lambda i, j: i < j, "style_normal": lambda i, j: i == j, "style_easy": lambda i, j: i > j}
     return {
-        name: share([(o.row, p) for o, pair in zip(outcomes, styles, strict=True)
+        name: share([(o.cluster, p) for o, pair in zip(outcomes, styles, strict=True)
                      if chosen(*pair) and (p := points(o, 0.5)) is not None], "no readable verdict", seed)
         for name, chosen in kinds.items()
     }
@@ -154,9 +154,9 @@ def self_preference(
         judge = points(outcome._replace(label=own), 0.5)
         label = 1.0 if made.label == own else 0.5 if made.label == "tie" else 0.0
         if judge is not None:
-            picked.append((made.row, judge))
-            deserved.append((made.row, label))
-            gap.append((made.row, judge - label))
+            picked.append((made.cluster, judge))
+            deserved.append((made.cluster, label))
+            gap.append((made.cluster, judge - label))
     why = f"no readable verdict on an answer by {name} against another's"
     return {"picks_self": share(picked, why, seed), "label_is_self": share(deserved, why, seed),
             "self_preference": share(gap, why, seed)}

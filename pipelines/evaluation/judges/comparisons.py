@@ -14,7 +14,10 @@ Verdicts = tuple[str | None, ...]
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two responses to a prompt and which is better. `row` counts from 0; one row may make several comparisons."""
+    """Two responses to a prompt and which is better. `row` counts from 0; one row may make several comparisons.
+
+    Comparisons of one prompt are not independent, whatever row they are in: `cluster` is the first row with the prompt.
+    """
 
     row: int
     prompt: str
@@ -29,6 +32,7 @@ class Comparison:
     verdicts: Verdicts | None = None  # recorded, about the two as listed: in both orders, or in one
     votes: Verdicts = ()  # recorded repetitions of the first order
     scores: tuple[float | None, float | None] | None = None  # recorded, of A and of B
+    cluster: int = 0
 
     def swapped(self) -> "Comparison":
         """The same with A and B exchanged, and the recorded orders with them."""
@@ -63,7 +67,11 @@ def read_comparisons(
     rows, _ = read_rows(data, lambda row, where: _comparisons(row, as_shown))
     if limit is not None and limit < len(rows):
         rows = [rows[i] for i in sorted(random.Random(seed).sample(range(len(rows)), limit))]
-    found = [replace(made, row=number) for number, several in enumerate(rows) for made in several]
+    first: dict[str, int] = {}
+    found = [
+        replace(made, row=number, cluster=first.setdefault(made.prompt, number))
+        for number, several in enumerate(rows) for made in several
+    ]
     recorded = any(made.verdicts is not None or made.votes for made in found)
     if recorded:  # a null verdict is an abstention, and a row has no nulls
         orders = max(len(made.verdicts or ()) for made in found) or 1

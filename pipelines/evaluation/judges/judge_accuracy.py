@@ -28,7 +28,7 @@ class AccuracySettings(JudgeSettings):
 def outcomes_of(judged: Sequence[Judged], settings: JudgeSettings) -> list[Outcome]:
     """What is counted of judged comparisons. One that could not be asked has abstained in every order."""
     return [
-        Outcome(made.comparison.row, made.comparison.label, made.verdicts, made.comparison.longer,
+        Outcome(made.comparison.cluster, made.comparison.label, made.verdicts, made.comparison.longer,
                 made.comparison.subset, made.comparison.section, made.decision(settings.disagreement).winner)
         for made in judged
     ]
@@ -85,8 +85,8 @@ class JudgeAccuracy(Evaluation):
                          "sections, ties are worth half (RewardBench)")
         return Result(
             evaluation="judge-accuracy", data=name_of(data), data_hash=source_hash(data),
-            rows=len({o.row for o in outcomes}), judge=judge.name if judge else None, weight_version=version,
-            estimates=estimates, abstentions=abstentions(judged), tables=tables, notes=notes,
+            rows=len({made.comparison.row for made in judged}), judge=judge.name if judge else None,
+            weight_version=version, estimates=estimates, abstentions=abstentions(judged), tables=tables, notes=notes,
             settings=settings_of(settings),
         )
 

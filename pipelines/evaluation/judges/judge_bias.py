@@ -34,9 +34,9 @@ def repeated(judged: Sequence[Judged], seed: int = 0) -> dict[str, Estimate]:
         for slot in (0, 1):
             votes = [v for v in made.votes if (v.place if made.pointwise else v.order) == slot]
             if len(votes) > 1 and made.pointwise:
-                scores.append((made.comparison.row, [v.score for v in votes if v.score is not None]))
+                scores.append((made.comparison.cluster, [v.score for v in votes if v.score is not None]))
             elif len(votes) > 1:
-                verdicts.append((made.comparison.row, [v.verdict for v in votes]))
+                verdicts.append((made.comparison.cluster, [v.verdict for v in votes]))
     found = {"retest_agreement": retest_verdicts(verdicts, seed)} if verdicts else {}
     return found | ({"retest_score_difference": retest_scores(scores, seed)} if scores else {})
 
@@ -74,7 +74,7 @@ class JudgeBias(Evaluation):
                      "logistic regression on label, tanh(length difference / its root mean square) and place")
         return Result(
             evaluation="judge-bias", data=name_of(data), data_hash=source_hash(data),
-            rows=len({o.row for o in outcomes}), judge=judge.name if judge else None, weight_version=version,
+            rows=len({made.row for made in comparisons}), judge=judge.name if judge else None, weight_version=version,
             estimates=estimates, abstentions=abstentions(judged), tables=tables, notes=notes,
             settings=settings_of(settings),
         )

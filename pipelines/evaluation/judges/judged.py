@@ -15,6 +15,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 from actors.protocols import PROTOCOLS, Protocol, protocol_named
 from actors.votes import Decision, Disagreement, Vote, decide, majority, mean_scores, preferred, votes_of
 from pipelines.config import ConfigError, Sampling
+from pipelines.evaluation.asking import CONCURRENCY
 from pipelines.evaluation.judges.comparisons import Comparison
 from pipelines.evaluation.judges.live import LiveJudge, Refused
 from pipelines.prompts import load
@@ -143,21 +144,27 @@ async def ask(
         return await _ask_live(judging.live, shown, settings, count)
     from actors.judge import Judge
 
-    judge, step = Judge(judging.speaker), settings.step()
+    judge, step, slots = Judge(judging.speaker), settings.step(), asyncio.Semaphore(CONCURRENCY)
     context = Context(settings.seed, name, 0)
+    again: Counter[str] = Counter()  # comparisons of one prompt have ids and seeds of their own
 
-    async def one(number: int, made: Comparison) -> tuple[Judged, list[str]]:
-        group, template = as_group(made, step.template, number)
+    async def one(made: Comparison, occurrence: int) -> tuple[Judged, list[str]]:
+        group, template = as_group(made, step.template, occurrence)
         own = JudgeStep(step.protocol, step.sampling, template, step.structured)
         texts = (made.response_a, made.response_b)[:count]
-        said = await judge_pair(judge, group, texts, own, context, judging.weight_version, settings.both_orders)
+        async with slots:
+            said = await judge_pair(judge, group, texts, own, context, judging.weight_version, settings.both_orders)
         pointwise = settings.asked.responses == 1
         if isinstance(said, str):
             return Judged(made, (), pointwise, settings.both_orders, said), []
         votes = votes_of(said, settings.name, sample_ids(group))
         return Judged(made, tuple(votes), pointwise, settings.both_orders), [j["weight_version"] for j in said]
 
-    found = await asyncio.gather(*(one(number, made) for number, made in enumerate(shown)))
+    calls = []
+    for made in shown:
+        calls.append(one(made, again[made.prompt]))
+        again[made.prompt] += 1
+    found = await asyncio.gather(*calls)
     return [judged for judged, _ in found], sorted({version for _, versions in found for version in versions})
 
 
@@ -188,8 +195,11 @@ def sample_ids(group: Group) -> list[str]:
     return [given_sample(group["prompt_id"], place, "given", "")["sample_id"] for place in (0, 1)]
 
 
-def as_group(made: Comparison, template: str, number: int) -> tuple[Group, str]:
-    """A comparison as the group a recipe would make of it, and the template with the parts that its row calls for."""
+def as_group(made: Comparison, template: str, occurrence: int) -> tuple[Group, str]:
+    """A comparison as the group a recipe would make of it, and the template with the parts that its row calls for.
+
+    Ids and seeds are of the prompt, so a row is judged alike in whatever file and place it stands.
+    """
     source = load(template).source
     gold, parts = None, []
     if "criteria" in made.meta and "{{ criteria }}" not in source:
@@ -198,7 +208,8 @@ def as_group(made: Comparison, template: str, number: int) -> tuple[Group, str]:
         gold = made.meta["reference"]
     elif "reference" in made.meta:
         parts.append("reference")
-    group = new_group([Message(role="user", content=made.prompt)], gold=gold, meta=made.meta, occurrence=number)
+    messages = [Message(role="user", content=made.prompt)]
+    group = new_group(messages, gold=gold, meta=made.meta, occurrence=occurrence)
     return group, "+".join([template, *parts])
 
 

@@ -20,7 +20,7 @@ PRM, CODE = "math-prm", "hep-"  # subsets of RewardBench's Reasoning
 class Outcome(NamedTuple):
     """One comparison. `verdicts` are of A-B and of B-A, or one where there is one order or none (scores)."""
 
-    row: int
+    cluster: int  # comparisons of one cluster are not independent
     label: str
     verdicts: tuple[str | None, ...]
     longer: int = 0  # by how many characters A is longer
@@ -61,14 +61,14 @@ def _ratio(sums: np.ndarray, counts: np.ndarray, axis: int) -> np.ndarray:
 
 def accuracy(outcomes: Sequence[Outcome], tie: float = 0.0, unread: float | None = None, seed: int = 0) -> Estimate:
     """Mean points of the comparisons that have any."""
-    found = [(o.row, p) for o in outcomes if (p := points(o, tie, unread)) is not None]
+    found = [(o.cluster, p) for o in outcomes if (p := points(o, tie, unread)) is not None]
     return share(found, "no readable verdict", seed)
 
 
 def _of(
     outcomes: Sequence[Outcome], value: Callable[[Outcome], float | None], why: str, seed: int
 ) -> Estimate:
-    return share([(o.row, v) for o in outcomes if (v := value(o)) is not None], why, seed)
+    return share([(o.cluster, v) for o in outcomes if (v := value(o)) is not None], why, seed)
 
 
 def _both(outcome: Outcome) -> tuple[str, str] | None:
@@ -107,8 +107,8 @@ def length_correlation(outcomes: Sequence[Outcome]) -> float | None:
 def judge_estimates(outcomes: Sequence[Outcome], seed: int = 0) -> dict[str, Estimate]:
     """The numbers of a judge on labelled pairs, by name."""
     one_order = "not asked in both orders"
-    said = [(o.row, v) for o in outcomes for v in o.verdicts]
-    places = [(o.row, place) for o in outcomes for place in first_places(o)]
+    said = [(o.cluster, v) for o in outcomes for v in o.verdicts]
+    places = [(o.cluster, place) for o in outcomes for place in first_places(o)]
     correlation = length_correlation(outcomes)
     return {
         "accuracy": accuracy(outcomes, seed=seed),
@@ -185,7 +185,7 @@ def section_estimates(outcomes: Sequence[Outcome], seed: int = 0) -> dict[str, E
     def estimate(statistic: Callable[[np.ndarray, np.ndarray], float], n: int) -> Estimate:
         values = np.asarray([p for _, p in known])
         ends = bootstrap_interval(
-            statistic, values, place, clusters=[o.row for o, _ in known], resamples=500, seed=seed
+            statistic, values, place, clusters=[o.cluster for o, _ in known], resamples=500, seed=seed
         )
         return Estimate(value=statistic(values, place), interval=ends, n=n)
 

@@ -92,10 +92,11 @@ class MetaCritique(Evaluation):
 
     async def run(self, data: str, judge: "Judging | None", settings: Settings) -> Result:
         rows = read_critiques(data, settings.questions, asking=judge is not None, limit=settings.limit)
-        items = await ask_units(rows, judge, settings) if judge else [recorded(row) for row in rows]
+        judged = any("precision_verdicts" in row or "recall_verdicts" in row for row in rows)
+        items = await ask_units(rows, judge, settings) if judge else [recorded(row, judged) for row in rows]
         if settings.units_out:
             write_rows(settings.units_out, (line for item in items for line in unit_lines(item)))
-        own_verdicts = judge is not None or any("precision_verdicts" in row for row in rows)
+        own_verdicts = judge is not None or judged
         estimates, notes = score_estimates(items), []
         tables = {"critics": critics(items)}
         if len({item.question for item in items}) < len(items):
@@ -146,11 +147,15 @@ def read_critiques(data: str, questions: str | None, asking: bool, limit: int | 
     return joined
 
 
-def recorded(row: dict[str, Any]) -> Item:
-    """A row's recorded verdicts, or else its labels, as if they had just been given."""
+def recorded(row: dict[str, Any], judged: bool) -> Item:
+    """A row's recorded verdicts, or, where no row is `judged`, its labels, as if they had just been given.
+
+    In a file of a judge's verdicts those that a row lacks are abstentions; labels are people's, never the judge's.
+    """
 
     def side(name: str, units: str) -> list[tuple[str, Answer[float]]]:
-        verdicts = row.get(f"{name}_verdicts", row.get(f"{name}_labels"))
+        labels = row.get(f"{name}_labels", [None] * len(row.get(units) or []))
+        verdicts = row.get(f"{name}_verdicts", [None] * len(labels)) if judged else labels
         texts = row.get(units) or [""] * len(verdicts)
         answers = (Answer(None, "missing", "") if v is None else Answer(float(v), "ok", "") for v in verdicts)
         return list(zip(texts, answers, strict=True))

@@ -177,3 +177,11 @@ def test_evaluations_are_library_calls_too(write):
     data = write(judged(100, 30, 0.7, 0.9, 0.8))
     result = asyncio.run(EVALUATION().run(data, None, Settings()))
     assert result == run("ppi", data)
+
+
+def test_an_abstention_leaves_the_agreement_of_the_others(write):
+    rows = [{"score": i % 2, "gold": i % 2} for i in range(20)] + [{"score": i % 2} for i in range(40)]
+    silent = [{"score": None, "gold": 1}, {"score": None}]
+    found = run("ppi", write([*rows, *silent]))
+    assert (found.estimates["agreement"].value, found.estimates["agreement"].n) == (1.0, 20)
+    assert any("balanced agreement" in note for note in found.notes)

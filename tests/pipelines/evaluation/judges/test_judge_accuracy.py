@@ -199,7 +199,8 @@ def test_recorded_verdicts_need_no_judge(tmp_path: Path) -> None:
 
 
 def test_one_recorded_verdict_a_row_has_no_flips(tmp_path: Path) -> None:
-    rows = [{"prompt": "p", "chosen": "good", "rejected": "bad", "verdict": v} for v in ["A", "B", "A", None, "tie"]]
+    said = ["A", "B", "A", None, "tie"]
+    rows = [{"prompt": f"p{i}", "chosen": "good", "rejected": "bad", "verdict": v} for i, v in enumerate(said)]
     result = run(write_rows(tmp_path / "r.jsonl", rows), None)
     found = values(result)
     assert (found["accuracy"], found["accuracy_ties_half"], found["flip_rate"]) == (0.5, 0.625, None)
@@ -249,3 +250,13 @@ def test_recorded_both_orders_are_those_of_auto_j() -> None:
             for i, r in enumerate(rows)]  # fmt: skip
     assert [judged.verdicts for judged in recorded(made)] == [("A", "A"), ("A", "B")]
     assert votes_of([], "pairwise", ["a", "b"]) == []
+
+
+def test_rows_of_one_prompt_are_drawn_together(tmp_path: Path) -> None:
+    rows = [{"prompt": f"p{i // 10}", "response_a": f"a{i}", "response_b": f"b{i}", "label": "A",
+             "verdict": "A" if i // 10 % 2 else "B"} for i in range(60)]
+    alone = [{**row, "prompt": f"p{i}"} for i, row in enumerate(rows)]
+    together, apart = (run(write_rows(tmp_path / f"{len(str(some))}.jsonl", some), None) for some in (rows, alone))
+    wide, narrow = (result.estimates["accuracy"].interval or (0.0, 0.0) for result in (together, apart))
+    assert together.rows == apart.rows == 60
+    assert wide[1] - wide[0] > 2 * (narrow[1] - narrow[0])

@@ -176,3 +176,11 @@ def test_a_critique_of_no_question_is_named(tmp_path: Path) -> None:
 
 def test_it_can_be_asked_with_and_without_a_judge() -> None:
     assert EVALUATION.judge == "optional"
+
+
+def test_a_side_without_a_judges_verdicts_is_no_agreement_with_people(tmp_path: Path) -> None:
+    row = {"aius": ["a", "b"], "reference_aius": ["c", "d"], "precision_labels": [True, False],
+           "recall_labels": [True, True], "precision_verdicts": [True, True]}
+    found = evaluate("metacritique", rows_file(tmp_path, [row, row])).estimates
+    assert (found["precision_verdict_accuracy"].value, found["recall_verdict_accuracy"].n) == (0.5, 0)
+    assert (found["recall_pearson"].value, found["recall_pearson"].n) == (None, 0)
