@@ -3,9 +3,14 @@
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from pipelines.manifest import source_hash
 from pipelines.steps.rows import InputError, Problem, kind, read_rows
+from pipelines.strict import Strict
+
+if TYPE_CHECKING:
+    from pipelines.evaluation.sources import Judging
 
 
 def _is_number(value: Any) -> bool:
@@ -75,6 +80,21 @@ def write_text(path: str, text: str) -> None:
 def write_rows(path: str, rows: Iterable[dict[str, Any]]) -> None:
     """Write JSONL, one object a line."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def about(
+    evaluation: str, data: str, judge: "Judging | None", settings: Strict, weight_version: str | None = None
+) -> dict[str, Any]:
+    """What every Result says beside its numbers: the data, who was asked, and how.
+
+    `weight_version` is that of the replies, where they may be of other weights than the judge had when it was opened.
+    """
+    return {
+        "evaluation": evaluation, "data": name_of(data), "data_hash": source_hash(data),
+        "judge": judge.name if judge else None,
+        "weight_version": weight_version or (judge.weight_version if judge else None),
+        "settings": settings.model_dump(mode="json"),
+    }
 
 
 def name_of(data: str) -> str:

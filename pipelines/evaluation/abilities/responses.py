@@ -8,8 +8,7 @@ from pydantic import Field, PositiveInt
 
 from pipelines.config import ConfigError, Sampling
 from pipelines.evaluation.asking import ask_all
-from pipelines.evaluation.data import name_of, read_columns
-from pipelines.manifest import source_hash
+from pipelines.evaluation.data import about, read_columns
 from pipelines.records import Message
 from pipelines.steps.rows import InputError
 from pipelines.strict import Strict
@@ -115,10 +114,8 @@ def answered_result(
 ) -> dict[str, Any]:
     """What the Result of every such evaluation says beside its numbers: the data, who answered, and who did not."""
     return {
-        "evaluation": evaluation, "data": name_of(data), "data_hash": source_hash(data), "rows": rows,
-        "judge": judge.name if judge else None, "weight_version": judge.weight_version if judge else None,
+        **about(evaluation, data, judge, settings), "rows": rows,
         "abstentions": dict(Counter(given.reason for given in answers if given.reason)),
-        "settings": settings.model_dump(mode="json"),
     }
 
 

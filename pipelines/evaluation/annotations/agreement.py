@@ -9,9 +9,8 @@ from pydantic import Field
 from pipelines.config import ConfigError
 from pipelines.evaluation.annotations.agreement_statistics import LABELS, ORDERED, compare
 from pipelines.evaluation.base import Estimate, Evaluation, Result
-from pipelines.evaluation.data import name_of
+from pipelines.evaluation.data import about
 from pipelines.evaluation.intervals import bootstrap_interval, proportion_interval
-from pipelines.manifest import source_hash
 from pipelines.steps.rows import InputError, Problem, kind, read_rows
 from pipelines.strict import Strict
 
@@ -150,8 +149,8 @@ class Agreement(Evaluation):
         elif not numbers:
             tables["confusion"] = _confusion(rows)
         return Result(
-            evaluation="agreement", data=name_of(data), data_hash=source_hash(data), rows=len(rows),
-            estimates=estimates, abstentions=abstentions, tables=tables, notes=notes, settings=settings.model_dump(),
+            **about("agreement", data, None, settings), rows=len(rows),
+            estimates=estimates, abstentions=abstentions, tables=tables, notes=notes,
         )
 
 

@@ -20,9 +20,8 @@ from pipelines.evaluation.annotations.bradley_terry import (
 )
 from pipelines.evaluation.annotations.preferences import recorded_share
 from pipelines.evaluation.base import Estimate, Evaluation, Result
-from pipelines.evaluation.data import name_of
+from pipelines.evaluation.data import about
 from pipelines.evaluation.intervals import DEFINED_SHARE
-from pipelines.manifest import source_hash
 from pipelines.steps.rows import InputError, Problem, kind, read_rows
 from pipelines.strict import Strict
 
@@ -157,11 +156,10 @@ class Arena(Evaluation):
         clusters = prompts if prompts and all(prompt is not None for prompt in prompts) else None
         drawn = resampled_fits(battles, found, clusters, settings.resamples, settings.seed)
         return Result(
-            evaluation="arena", data=name_of(data), data_hash=source_hash(data), rows=len(rows),
+            **about("arena", data, None, settings), rows=len(rows),
             **_estimates(battles, found, drawn, settings),
             abstentions=dict(Counter("missing" for row in rows if row.share is None)),
             notes=_notes(rows, battles, found.ridge, scale, clusters is not None, settings),
-            settings=settings.model_dump(),
         )
 
 

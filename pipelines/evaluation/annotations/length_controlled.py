@@ -29,8 +29,7 @@ from pipelines.evaluation.annotations.preferences import (
 )
 from pipelines.evaluation.annotations.win_rate import win_rate
 from pipelines.evaluation.base import Estimate, Evaluation, Result
-from pipelines.evaluation.data import name_of, read_columns
-from pipelines.manifest import source_hash
+from pipelines.evaluation.data import about, name_of, read_columns
 from pipelines.steps.rows import InputError, Problem, kind, read_rows
 from pipelines.strict import Strict
 
@@ -189,13 +188,12 @@ class LengthControlled(Evaluation):
             [one for one in models if one.model in names], found, panel, instructions, fought, leaderboard, settings
         )
         return Result(
-            evaluation="length-controlled", data=name_of(data), data_hash=source_hash(data), rows=len(rows),
+            **about("length-controlled", data, None, settings), rows=len(rows),
             estimates=estimates, abstentions=abstentions_of(rows), tables=tables,
             notes=[
                 f"percent, against {baseline}, at equal lengths; intervals are over instructions and take the "
                 "difficulties for known", how,
             ],
-            settings=settings.model_dump(),
         )
 
 

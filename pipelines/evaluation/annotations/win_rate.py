@@ -7,9 +7,8 @@ from pydantic import Field
 
 from pipelines.evaluation.annotations.preferences import abstentions_of, by_model, read_annotations
 from pipelines.evaluation.base import Estimate, Evaluation, Result
-from pipelines.evaluation.data import name_of
+from pipelines.evaluation.data import about
 from pipelines.evaluation.intervals import Interval, bootstrap_interval, mean_interval
-from pipelines.manifest import source_hash
 from pipelines.strict import Strict
 
 if TYPE_CHECKING:
@@ -106,7 +105,7 @@ class WinRates(Evaluation):
         best_first = sorted(range(len(rates)), key=lambda row: -(rates[row]["win_rate"] or 0.0))
         against = ", ".join(sorted({one.baseline for one in models}))
         return Result(
-            evaluation="win-rate", data=name_of(data), data_hash=source_hash(data), rows=len(rows),
+            **about("win-rate", data, None, settings), rows=len(rows),
             estimates=dict(sorted(estimates.items(), key=lambda item: -(item[1].value or 0.0))),
             abstentions=abstentions_of(rows), 
             tables={"rates": [rates[row] for row in best_first], "counts": [counts[row] for row in best_first]},
@@ -114,7 +113,6 @@ class WinRates(Evaluation):
                 f"percent, against {against}; intervals are over instructions, of one recorded annotation each",
                 "longer responses win more often with most judges: `length-controlled` takes that out",
             ],
-            settings=settings.model_dump(),
         )
 
 

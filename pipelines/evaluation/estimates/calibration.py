@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import Field, PositiveInt, model_validator
 
 from pipelines.evaluation.base import Estimate, Evaluation, Result
-from pipelines.evaluation.data import name_of, read_columns
+from pipelines.evaluation.data import about, read_columns
 from pipelines.evaluation.estimates.gates import (
     Gate,
     auc_interval,
@@ -22,7 +22,6 @@ from pipelines.evaluation.estimates.gates import (
     selective_auc,
 )
 from pipelines.evaluation.intervals import bootstrap_interval, mean_interval, proportion_interval
-from pipelines.manifest import source_hash
 from pipelines.steps.rows import InputError
 from pipelines.strict import Strict
 
@@ -75,7 +74,7 @@ class Calibration(Evaluation):
         places = [max(1, round(share * len(curve))) for share in COVERAGES]
         missing = len(rows) - len(known)
         return Result(
-            evaluation="calibration", data=name_of(data), data_hash=source_hash(data), rows=len(rows),
+            **about("calibration", data, None, settings), rows=len(rows),
             estimates=measured(scores, confidences, correct, settings),
             abstentions={"missing": missing} if missing else {},
             tables={
@@ -86,7 +85,7 @@ class Calibration(Evaluation):
                 ],
                 "gate": [_fate(what, np.array(decisions) == what, labels) for what in ("accept", "gold", "abstain")],
             },
-            notes=_notes(gate, settings), settings=settings.model_dump(),
+            notes=_notes(gate, settings),
         )
 
 

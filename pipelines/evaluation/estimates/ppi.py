@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import Field
 
 from pipelines.evaluation.base import Estimate, Evaluation, Result
-from pipelines.evaluation.data import name_of
+from pipelines.evaluation.data import about
 from pipelines.evaluation.estimates.ppi_estimators import (
     CROSS_FIT_BELOW,
     Debiased,
@@ -24,7 +24,6 @@ from pipelines.evaluation.estimates.ppi_estimators import (
     tuned_weight,
 )
 from pipelines.evaluation.intervals import mean_interval, proportion_interval
-from pipelines.manifest import source_hash
 from pipelines.steps.rows import InputError, Problem, kind, read_rows
 from pipelines.strict import Strict
 
@@ -83,10 +82,10 @@ class Ppi(Evaluation):
             **worth(items, settings.level),
         }
         return Result(
-            evaluation="ppi", data=name_of(data), data_hash=source_hash(data), rows=n + more, estimates=estimates,
+            **about("ppi", data, None, settings), rows=n + more, estimates=estimates,
             abstentions={"missing": items.abstained} if items.abstained else {},
             tables={"methods": [_method(*row) for row in (("gold only", alone), ("ppi", plain), ("tuned", tuned))]},
-            notes=notes(items, plain, alone, settings), settings=settings.model_dump(),
+            notes=notes(items, plain, alone, settings),
         )
 
 

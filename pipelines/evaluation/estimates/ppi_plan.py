@@ -6,10 +6,9 @@ from typing import Any
 from pydantic import Field, NonNegativeInt
 
 from pipelines.evaluation.base import Estimate, Evaluation, Result
-from pipelines.evaluation.data import name_of, read_columns
+from pipelines.evaluation.data import about, read_columns
 from pipelines.evaluation.estimates.ppi import WORTH, Items, read_items
 from pipelines.evaluation.estimates.ppi_estimators import correlation, correlation_interval, plan, saving
-from pipelines.manifest import source_hash
 from pipelines.steps.rows import InputError, Problem, read_rows
 from pipelines.strict import Strict
 
@@ -37,8 +36,8 @@ class PpiPlan(Evaluation):
         found = pilot(read_items(data), settings) if cases is None else assumed(cases, settings)
         estimates, table, notes, rows = found
         return Result(
-            evaluation="ppi-plan", data=name_of(data), data_hash=source_hash(data), rows=rows, estimates=estimates,
-            tables={"plan": table}, notes=notes, settings=settings.model_dump(),
+            **about("ppi-plan", data, None, settings), rows=rows, estimates=estimates,
+            tables={"plan": table}, notes=notes,
         )
 
 

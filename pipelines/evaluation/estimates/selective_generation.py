@@ -13,7 +13,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from actors.weighed_verdicts import names_letter, parse_top_logps, parse_weights
 from pipelines.config import Sampling
 from pipelines.evaluation.base import Estimate, Evaluation, Result
-from pipelines.evaluation.data import name_of
+from pipelines.evaluation.data import about
 from pipelines.evaluation.estimates.gates import (
     Boundary,
     auc_interval,
@@ -34,7 +34,6 @@ from pipelines.evaluation.estimates.selective_scores import (
     sample_and_select,
 )
 from pipelines.evaluation.intervals import bootstrap_interval, mean_interval, proportion_interval
-from pipelines.manifest import source_hash
 from pipelines.prompts import load
 from pipelines.records import Message, digest, record_id, record_seed
 from pipelines.steps.answers import clean, extract_answer, same_answer
@@ -112,11 +111,9 @@ class SelectiveGeneration(Evaluation):
             for method in q.selected if q.selected[method].index is None
         ) + Counter(q.failed for q in questions if q.failed)  # fmt: skip
         return Result(
-            evaluation="selective-generation", data=name_of(data), data_hash=source_hash(data), rows=len(questions),
-            judge=None if judge is None else judge.name, estimates=estimates,
-            weight_version=None if judge is None else judge.weight_version,
+            **about("selective-generation", data, judge, settings), rows=len(questions),
+            estimates=estimates,
             abstentions=dict(abstained), tables={"gates": table}, notes=_notes(table, settings),
-            settings=settings.model_dump(),
         )
 
 

@@ -7,11 +7,10 @@ import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from pipelines.evaluation.base import Estimate, Evaluation, Result
-from pipelines.evaluation.data import name_of, read_columns
+from pipelines.evaluation.data import about, read_columns
 from pipelines.evaluation.estimates.boundary import SLACK, fit_cuts, fit_isotonic, fit_single
 from pipelines.evaluation.estimates.gates import Boundary
 from pipelines.evaluation.intervals import Interval, bootstrap_interval, proportion_interval
-from pipelines.manifest import source_hash
 from pipelines.steps.rows import InputError
 from pipelines.strict import Strict
 
@@ -57,10 +56,10 @@ class UncertaintyBoundary(Evaluation):
         estimates |= {f"{name}: recall gain at equal precision": found for name, found in gains.items()}
         missing = len(rows) - len(known)
         return Result(
-            evaluation="uncertainty-boundary", data=name_of(data), data_hash=source_hash(data), rows=len(rows),
+            **about("uncertainty-boundary", data, None, settings), rows=len(rows),
             estimates=estimates, abstentions={"missing": missing} if missing else {},
             tables={"thresholds": [row for name, rule in rules.items() for row in _levels(name, rule)]},
-            notes=_notes(estimates, gains, len(fit), len(held), settings), settings=settings.model_dump(),
+            notes=_notes(estimates, gains, len(fit), len(held), settings),
         )
 
 

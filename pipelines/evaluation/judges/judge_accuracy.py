@@ -7,11 +7,10 @@ from pydantic import Field
 
 from pipelines.config import ConfigError
 from pipelines.evaluation.base import Evaluation, Result
-from pipelines.evaluation.data import name_of
+from pipelines.evaluation.data import about
 from pipelines.evaluation.judges.comparisons import is_recorded, read_comparisons
-from pipelines.evaluation.judges.judged import Judged, JudgeSettings, abstentions, ask, recorded, settings_of
+from pipelines.evaluation.judges.judged import Judged, JudgeSettings, abstentions, ask, recorded
 from pipelines.evaluation.judges.verdict_numbers import Outcome, judge_estimates, section_estimates, subset_rows
-from pipelines.manifest import source_hash
 
 if TYPE_CHECKING:
     from pipelines.evaluation.sources import Judging
@@ -84,10 +83,9 @@ class JudgeAccuracy(Evaluation):
             notes.append("sections are means over their subsets weighted by comparisons, overall is the mean of "
                          "sections, ties are worth half (RewardBench)")
         return Result(
-            evaluation="judge-accuracy", data=name_of(data), data_hash=source_hash(data),
-            rows=len({made.comparison.row for made in judged}), judge=judge.name if judge else None,
-            weight_version=version, estimates=estimates, abstentions=abstentions(judged), tables=tables, notes=notes,
-            settings=settings_of(settings),
+            **about("judge-accuracy", data, judge, settings, version),
+            rows=len({made.comparison.row for made in judged}), estimates=estimates, abstentions=abstentions(judged),
+            tables=tables, notes=notes,
         )
 
 

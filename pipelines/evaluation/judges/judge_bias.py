@@ -7,13 +7,12 @@ from pydantic import Field
 
 from pipelines.config import ConfigError
 from pipelines.evaluation.base import Estimate, Evaluation, Result
-from pipelines.evaluation.data import name_of
+from pipelines.evaluation.data import about
 from pipelines.evaluation.judges.bias import length_estimates, self_preference, style_estimates, style_rows
 from pipelines.evaluation.judges.judge_accuracy import AccuracySettings, judge_notes, judged_file, outcomes_of
-from pipelines.evaluation.judges.judged import Judged, abstentions, settings_of
+from pipelines.evaluation.judges.judged import Judged, abstentions
 from pipelines.evaluation.judges.scale_use import retest_scores, retest_verdicts, scale_estimates, scale_rows
 from pipelines.evaluation.judges.verdict_numbers import judge_estimates, subset_rows
-from pipelines.manifest import source_hash
 
 if TYPE_CHECKING:
     from pipelines.evaluation.sources import Judging
@@ -73,10 +72,8 @@ class JudgeBias(Evaluation):
         notes.append("agreement counts ties half and leaves rows labelled a tie out; the effects are log-odds of a "
                      "logistic regression on label, tanh(length difference / its root mean square) and place")
         return Result(
-            evaluation="judge-bias", data=name_of(data), data_hash=source_hash(data),
-            rows=len({made.row for made in comparisons}), judge=judge.name if judge else None, weight_version=version,
+            **about("judge-bias", data, judge, settings, version), rows=len({made.row for made in comparisons}),
             estimates=estimates, abstentions=abstentions(judged), tables=tables, notes=notes,
-            settings=settings_of(settings),
         )
 
 

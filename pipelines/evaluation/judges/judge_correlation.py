@@ -9,12 +9,11 @@ from pydantic import Field
 from actors.votes import Vote, mean_scores
 from pipelines.config import ConfigError
 from pipelines.evaluation.base import Evaluation, Result
-from pipelines.evaluation.data import name_of, read_columns
+from pipelines.evaluation.data import about, read_columns
 from pipelines.evaluation.judges.comparisons import Comparison
 from pipelines.evaluation.judges.correlations import Scored, correlation_estimates
-from pipelines.evaluation.judges.judged import JudgeSettings, abstentions, ask, settings_of
+from pipelines.evaluation.judges.judged import JudgeSettings, abstentions, ask
 from pipelines.evaluation.judges.scale_use import scale_estimates, scale_rows
-from pipelines.manifest import source_hash
 from pipelines.steps.rows import InputError
 
 if TYPE_CHECKING:
@@ -152,11 +151,9 @@ class JudgeCorrelation(Evaluation):
         given = [score for votes in said for score in votes if score is not None]
         scale = settings.asked.scale if judge else None
         return Result(
-            evaluation="judge-correlation", data=name_of(data), data_hash=source_hash(data), rows=len(items),
-            judge=judge.name if judge else None,
-            weight_version=(", ".join(versions) or judge.weight_version) if judge else None,
+            **about("judge-correlation", data, judge, settings, ", ".join(versions)), rows=len(items),
             estimates=estimates | scale_estimates(given, scale), abstentions={k: n for k, n in reasons.items() if n},
-            tables={"scores": scale_rows(given)}, notes=notes, settings=settings_of(settings),
+            tables={"scores": scale_rows(given)}, notes=notes,
         )
 
 

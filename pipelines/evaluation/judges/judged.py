@@ -8,7 +8,7 @@ import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
@@ -257,8 +257,3 @@ def abstentions(judged: Sequence[Judged]) -> dict[str, int]:
     """Votes without a readable verdict by status, and comparisons that could not be asked by reason."""
     unread = [str(vote.status) for made in judged for vote in made.votes if vote.status != "ok"]
     return dict(sorted(Counter([*unread, *(made.reason for made in judged if made.reason)]).items()))
-
-
-def settings_of(settings: Any) -> dict[str, Any]:
-    """Settings as a result keeps them."""
-    return settings.model_dump(mode="json")

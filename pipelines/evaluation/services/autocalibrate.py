@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from pipelines.evaluation.base import Estimate, Evaluation, Result
-from pipelines.evaluation.data import name_of, read_columns, read_text, write_text
+from pipelines.evaluation.data import about, read_columns, read_text, write_text
 from pipelines.evaluation.intervals import Interval
 from pipelines.evaluation.services.questions import Asker, AskingSettings, as_text
 from pipelines.evaluation.services.rubric_search import MIN_ITEMS, Calibration, Candidate, Labelled, Plan, calibrate
-from pipelines.manifest import source_hash
 from pipelines.steps.rows import InputError
 
 if TYPE_CHECKING:
@@ -56,8 +55,7 @@ class AutoCalibrate(Evaluation):
         measure, n = settings.plan.measure, found.n_held_out
         before, after = found.held_out_start, found.held_out_best
         return Result(
-            evaluation="autocalibrate", data=name_of(data), data_hash=source_hash(data), rows=len(items),
-            judge=judge.name, weight_version=judge.weight_version,
+            **about("autocalibrate", data, judge, settings), rows=len(items),
             estimates={
                 f"start rubric, selection {measure}": _estimate(found.start.merit.correlation, found.n_selection),
                 f"calibrated, selection {measure}": _estimate(found.best.merit.correlation, found.n_selection),
@@ -69,7 +67,6 @@ class AutoCalibrate(Evaluation):
             },
             abstentions=dict(sorted(service.silent.items())),
             tables={"rubrics": rubric_table(found)}, notes=notes(found, settings.rubric_out),
-            settings=settings.model_dump(),
         )
 
 

@@ -18,7 +18,7 @@ from actors.claims import parse_units
 from actors.numbered import items_of, parse_criteria, parse_marks
 from pipelines.config import ConfigError
 from pipelines.evaluation.base import Estimate, Evaluation, Result
-from pipelines.evaluation.data import name_of, read_columns, read_text, write_rows
+from pipelines.evaluation.data import about, read_columns, read_text, write_rows
 from pipelines.evaluation.rates import average, rate
 from pipelines.evaluation.services.criteria import (
     LAYERS,
@@ -37,7 +37,6 @@ from pipelines.evaluation.services.criteria import (
     write_criteria,
 )
 from pipelines.evaluation.services.questions import Asker, AskingSettings, as_text
-from pipelines.manifest import source_hash
 from pipelines.records import digest
 from pipelines.steps.rows import InputError
 
@@ -81,10 +80,7 @@ class LLMCrit(Evaluation):
         asker = Asker(judge, "llmcrit", settings)
         drafting = data.lower().endswith(DOCUMENTS)
         found = await (_draft(data, asker, settings) if drafting else _measure(data, asker, settings))
-        return Result(
-            evaluation="llmcrit", data=name_of(data), data_hash=source_hash(data), judge=judge.name,
-            weight_version=judge.weight_version, settings=settings.model_dump(), **found,
-        )
+        return Result(**about("llmcrit", data, judge, settings), **found)
 
 
 # ---- drafting

@@ -17,7 +17,7 @@ from pydantic import Field, NonNegativeFloat
 from actors.claims import parse_units
 from pipelines.evaluation.base import Estimate, Evaluation, Result
 from pipelines.evaluation.correlation import MEASURES, correlation
-from pipelines.evaluation.data import name_of, read_columns, write_rows
+from pipelines.evaluation.data import about, read_columns, write_rows
 from pipelines.evaluation.intervals import bootstrap_interval
 from pipelines.evaluation.rates import rate
 from pipelines.evaluation.services.critique_units import (
@@ -29,7 +29,6 @@ from pipelines.evaluation.services.critique_units import (
     ranked_pairs,
 )
 from pipelines.evaluation.services.questions import Answer, Asker, AskingSettings, as_text
-from pipelines.manifest import source_hash
 from pipelines.steps.rows import InputError, Problem
 
 if TYPE_CHECKING:
@@ -107,10 +106,8 @@ class MetaCritique(Evaluation):
             notes.append("verdicts are people's labels: nobody was asked")
         notes.append("means are over critiques; the mean F1 is no F1 of the means")
         return Result(
-            evaluation="metacritique", data=name_of(data), data_hash=source_hash(data), rows=len(rows),
-            judge=judge.name if judge else None, weight_version=judge.weight_version if judge else None,
+            **about("metacritique", data, judge, settings), rows=len(rows),
             estimates=estimates, abstentions=abstentions(items), tables=tables, notes=notes,
-            settings=settings.model_dump(),
         )
 
 

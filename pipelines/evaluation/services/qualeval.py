@@ -20,7 +20,7 @@ from actors.numbered import parse_affinities
 from actors.verdicts import Reading
 from pipelines.config import ConfigError
 from pipelines.evaluation.base import Estimate, Evaluation, Result
-from pipelines.evaluation.data import name_of, read_columns, read_text, write_rows, write_text
+from pipelines.evaluation.data import about, read_columns, read_text, write_rows, write_text
 from pipelines.evaluation.services.attributes import (
     Assignment,
     assign,
@@ -35,7 +35,6 @@ from pipelines.evaluation.services.attributes import (
     weakness_weights,
 )
 from pipelines.evaluation.services.questions import Asker, AskingSettings
-from pipelines.manifest import source_hash
 from pipelines.steps.rows import InputError, Problem
 
 if TYPE_CHECKING:
@@ -107,8 +106,7 @@ class QualEval(Evaluation):
         _write_files(settings, rows, found, known, names, assignment, weights, drawn)
         numbers = [s for s in scores if s is not None]
         return Result(
-            evaluation="qualeval", data=name_of(data), data_hash=source_hash(data), rows=len(rows),
-            judge=judge.name if judge else None, weight_version=judge.weight_version if judge else None,
+            **about("qualeval", data, judge, settings), rows=len(rows),
             estimates={
                 "score": Estimate(
                     value=float(np.mean(numbers)) if numbers else None, n=len(numbers),
@@ -121,7 +119,6 @@ class QualEval(Evaluation):
             },
             abstentions=dict(sorted(abstentions.items())),
             tables={"attributes": report}, notes=_notes(settings, assignment, known, drawn, bool(numbers)),
-            settings=settings.model_dump(),
         )
 
 
