@@ -8,7 +8,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
 	&& echo $$p && break; done)
 BIN := .venv/bin
 UV ?= $(BIN)/uv
-LOCK := pip compile -q pyproject.toml --extra demo --extra dev --no-annotate --no-header --python-version 3.11 \
+LOCK := pip compile -q pyproject.toml --extra demo --extra dev --extra track --no-annotate --no-header --python-version 3.11 \
 	--python-platform x86_64-manylinux_2_28
 # Where `make lock` finds a CPU build of torch; a folder works too: TORCH="--find-links FOLDER".
 TORCH ?= --torch-backend cpu
