@@ -10,6 +10,10 @@ async def start_engine(folder: str, config: ModelConfig) -> Engine:
         from actors.vllm_engine import VllmEngine
 
         return await VllmEngine.start(folder, config)
+    if config.engine == "simulated":
+        from actors.simulated_engine import SimulatedEngine
+
+        return await SimulatedEngine.start(folder, config)
     from actors.torch_engine import TorchEngine
 
     return await TorchEngine.start(folder, config)

@@ -36,10 +36,22 @@ class Sampling(Strict):
     max_tokens: PositiveInt = Field(1024, description="longest completion, tokens")
 
 
+class SimulatedConfig(Strict):
+    """How long an engine without a model takes, for rehearsals without a GPU."""
+
+    start_s: float = Field(0.0, ge=0, description="until a new replica answers")
+    load_s: float = Field(0.0, ge=0, description="of new weights")
+    prefill_tokens_per_s: float = Field(20_000, gt=0, description="of one sequence")
+    decode_tokens_per_s: float = Field(100, gt=0, description="of one sequence")
+    words: PositiveInt = Field(32, description="longest reply, before its verdict")
+
+
 class ModelConfig(Strict):
     """One model: a pool of identical replicas that serve one or more roles."""
 
-    engine: Literal["vllm", "transformers"] = "vllm"
+    engine: Literal["vllm", "transformers", "simulated"] = Field(
+        "vllm", description="simulated: no model, a GPU engine's timing, to rehearse a run"
+    )
     path: str | None = Field(None, description="checkpoint folder, hub name or alias; the run's `model` when empty")
     replicas: PositiveInt = 1
     num_cpus: float = Field(1.0, ge=0, description="Ray CPUs a replica reserves")
@@ -53,6 +65,7 @@ class ModelConfig(Strict):
     enforce_eager: bool = False
     threads: PositiveInt | None = Field(None, description="CPU only: threads of one replica; all cores when empty")
     start_timeout_s: float = Field(600, gt=0)
+    simulated: SimulatedConfig = SimulatedConfig()
 
 
 class ServeConfig(Strict):
@@ -133,7 +146,7 @@ class RunConfig(Strict):
         judges = [self.models[m] for m in (judge, self.roles.get("meta_judge", "")) if m in self.models]
         if self.sync.transport == "adapter" and training.lora is None:
             raise ValueError("sync.transport=adapter: needs training.lora, without it all weights are trained")
-        if getattr(self.method, "structured", False) and any(model.engine != "vllm" for model in judges):
+        if getattr(self.method, "structured", False) and any(model.engine == "transformers" for model in judges):
             raise ValueError("method.structured: needs judges on engine=vllm, transformers has no structured outputs")
         return self
 
