@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from ray import serve
 from ray.exceptions import ActorDiedError
 from ray.serve.exceptions import RayServeException
 
@@ -15,7 +14,9 @@ from actors.engine import Completion
 from actors.pool import ModelUnavailable
 from actors.speaker import PromptTooLong
 from pipelines.prompts import load
-from serve.app import MAX_VERSION_RETRIES, JudgeApp, api
+from serve.app import build_api
+from serve.judgements import MAX_VERSION_RETRIES
+from serve.live import Live
 
 BODY = {"prompt": "2 + 2?", "responses": ["4", "5"], "votes": 2, "seed": 7}
 Say = Callable[[list[str], int, int], tuple[str, str]]  # responses shown, order, call number -> (text, version)
@@ -54,16 +55,14 @@ class Handle:
 
 
 @pytest.fixture
-def live(monkeypatch):
+def live():
     """`live(say)` gives an HTTP client of the application and its judge."""
 
     def start(say: Say, status: Any = None) -> tuple[TestClient, ScriptedJudge]:
-        deployment: Any = JudgeApp
-        app = object.__new__(deployment.func_or_class.__mro__[1])  # the class below Serve's wrapper
-        app._name, app._judge = "run-a", ScriptedJudge(say)
-        app._client = SimpleNamespace(handle=Handle(status or {"version": "v3"}))
-        monkeypatch.setattr(serve, "get_replica_context", lambda: SimpleNamespace(servable_object=app))
-        return TestClient(api, raise_server_exceptions=False), app._judge
+        judge: Any = ScriptedJudge(say)
+        client: Any = SimpleNamespace(handle=Handle(status or {"version": "v3"}))
+        speaker: Any = None
+        return TestClient(build_api(Live("run-a", client, speaker, judge)), raise_server_exceptions=False), judge
 
     return start
 

@@ -227,13 +227,12 @@ async def test_another_service_at_the_address_is_named() -> None:
         await with_judge(lambda r: httpx.Response(422, json={"error": "x"}), lambda live: live.judge({}))
 
 
-def test_the_endpoint_itself_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_endpoint_itself_is_read(tmp_path: Path) -> None:
     """The HTTP application with a scripted judge behind it: what it sends is what is read here."""
     from types import SimpleNamespace
 
-    from ray import serve
-
-    from serve.app import JudgeApp, api
+    from serve.app import build_api
+    from serve.live import Live
     from tests.serve.test_app import Handle, ScriptedJudge
 
     def say(shown: list[str], order: int, call: int) -> tuple[str, str]:
@@ -242,11 +241,8 @@ def test_the_endpoint_itself_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
         seen = shown[::-1] if order else shown
         return f"Winner: {'AB'[seen[1].startswith('good')]}", "v3"
 
-    deployment: Any = JudgeApp
-    app = object.__new__(deployment.func_or_class.__mro__[1])  # the class below Serve's wrapper
-    app._name, app._judge = "run-a", ScriptedJudge(say)
-    app._client = SimpleNamespace(handle=Handle({"version": "v3"}))
-    monkeypatch.setattr(serve, "get_replica_context", lambda: SimpleNamespace(servable_object=app))
+    judge, client, speaker = cast(Any, (ScriptedJudge(say), SimpleNamespace(handle=Handle({"version": "v3"})), None))
+    api = build_api(Live("run-a", client, speaker, judge))
 
     async def measured(data: str, *words: str) -> Result:
         settings = read_settings(JudgeAccuracy, list(words))
