@@ -6,7 +6,7 @@ problem is, so no training story adds or subtracts what a held-out one does. The
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pipelines.records import digest
@@ -47,23 +47,33 @@ SUBTRACTIONS = [
     "{name} needs {a} {noun} and has {b}. How many more {noun} does {name} need?",
 ]
 HELD_OUT = 0.3  # share of the number pairs
+EXAMPLE = (
+    "Example: Tom has 1 pen and gets 2 more. How many pens does Tom have now?\n1 + 2 = 3\nFinal answer: 3\n\n"
+    "Now this one: "
+)
 CRITERION = "Is the working about the numbers of the story, and is the result right?"
 
 
 @dataclass(frozen=True)
 class Difficulty:
-    """The numbers of the stories, and whether the sum to work out is stated after the question."""
+    """The numbers of the stories, whether the sum is stated after the question, and a solved example before it."""
 
     low: int
     high: int
     hint: bool = False
     subtract: bool = True
+    example: bool = field(default=False, repr=False)  # wording alone: the problems are those without it
 
 
 HARD = Difficulty(2, 20)
 # From hard to easy. Which of them is the fair task was measured on the start model, and is kept with the results.
 CANDIDATES = {
+    "to20-example": Difficulty(2, 20, example=True),
     "to20-hint": Difficulty(2, 20, hint=True),
+    "to20-hint-example": Difficulty(2, 20, hint=True, example=True),
+    "to9-example": Difficulty(2, 9, example=True),
+    "to9-hint-example": Difficulty(2, 9, hint=True, example=True),
+    "to9-add-hint-example": Difficulty(2, 9, hint=True, subtract=False, example=True),
     "to9": Difficulty(2, 9),
     "to9-add": Difficulty(2, 9, subtract=False),
     "to9-hint": Difficulty(2, 9, hint=True),
@@ -171,4 +181,5 @@ def _stream(difficulty: Difficulty, split: Split, seed: int) -> Iterator[Problem
             first, second = second, first
         wording = rng.choice(ADDITIONS if sign == "+" else SUBTRACTIONS)
         text = wording.format(name=rng.choice(NAMES[split]), noun=rng.choice(NOUNS[split]), a=first, b=second)
-        yield Problem(f"{text} Work out {first} {sign} {second}." if difficulty.hint else text, first, second, sign)
+        text = f"{text} Work out {first} {sign} {second}." if difficulty.hint else text
+        yield Problem(EXAMPLE + text if difficulty.example else text, first, second, sign)

@@ -43,6 +43,7 @@ class Settings(Method):
     samples: Chains = Chains()
     temperatures: Temperatures = Field([0.8, 0.8, 1.3, 1.3], description="of the samples")
     pairs_per_prompt: PositiveInt = Field(10, description="K, most pairs of one prompt")
+    strict_answers: bool = Field(False, description="an answer counts only in the form that the prompt asks for")
     use_gold_chain: bool = Field(True, description="the `gold_chain` of a prompt counts as one more right chain")
 
 
@@ -67,7 +68,7 @@ class Irpo(Recipe):
         samples = [s for s in group["samples"] if s["kind"] != "gold_chain"]
         if settings.use_gold_chain:
             samples += gold_chains(group, context)
-        return {**group, "samples": mark_answers(samples, gold_answer(group))}
+        return {**group, "samples": mark_answers(samples, gold_answer(group), settings.strict_answers)}
 
     def select(
         self, group: Group, statistics: None, settings: Settings, context: Context

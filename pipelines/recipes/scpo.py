@@ -41,6 +41,7 @@ class Settings(Method):
     hot: Sampling | None = Field(Sampling(n=8, temperature=1.2, top_p=0.9), description="further rejected ones")
     tau: Tau = Field([0.5, 0.7], description="least votes of the chosen answer, as a part of the samples")
     unread_rejected: bool = Field(False, description="a sample without an answer may be rejected")
+    strict_answers: bool = Field(False, description="an answer counts only in the form that the prompt asks for")
     use_gold: bool = Field(False, description="a prompt with `gold` pairs right and wrong samples, weight 1 (IRPO)")
     gold_pairs: PositiveInt = Field(1, description="most pairs of a prompt with `gold`")
     questions: Sampling = Field(Sampling(temperature=0.7, top_p=0.9, max_tokens=512), description="of new questions")
@@ -70,7 +71,8 @@ class Scpo(Recipe):
     def read(self, group: Group, settings: Settings, context: Context) -> Group:
         """Answers, votes, and as score the votes, or 1 and 0 where the gold answer is used."""
         group = super().read(group, settings, context)
-        samples = mark_answers(group["samples"], gold_answer(group) if settings.use_gold else None)
+        gold = gold_answer(group) if settings.use_gold else None
+        samples = mark_answers(group["samples"], gold, settings.strict_answers)
         votes = count_votes(samples)
         return {**group, "samples": [
             {**s, "votes": (n := votes[s["sample_id"]]), "score": float(n) if s["score"] is None else s["score"]}

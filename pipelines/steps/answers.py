@@ -68,6 +68,18 @@ def extract_answer(text: str) -> str | None:
     return found and found[0]
 
 
+def plain_answer(text: str, lead: str = "Final answer: ") -> str | None:
+    """The answer of a text whose last line is `lead` to the letter and an answer without markup; None of any other.
+
+    Stricter than `extract_answer`: what is rewarded is then also the form that was asked for.
+    """
+    answer = text.strip().rsplit("\n", 1)[-1]
+    if not answer.startswith(lead):
+        return None
+    answer = answer.removeprefix(lead)
+    return answer if 0 < len(answer) <= LONGEST and answer == clean(answer) else None
+
+
 def gives_away(text: str, gold: str) -> bool:
     """Whether a rationale says what the answer is before it concludes: it argues from the answer (R15, 2404.07017).
 

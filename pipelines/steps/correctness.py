@@ -4,21 +4,22 @@ from collections.abc import Callable
 
 from pipelines.recipes.base import Context
 from pipelines.records import Group, Pair, Sample
-from pipelines.steps.answers import extract_answer, gold_answer, same_answer
+from pipelines.steps.answers import extract_answer, gold_answer, plain_answer, same_answer
 from pipelines.steps.pairs import make_pair
 from pipelines.steps.render import prompt_messages, sample_by_id
 
 Walk = Callable[[list[str], list[str]], list[tuple[str, str]]]  # ids of right and of wrong samples -> (right, wrong)
 
 
-def mark_answers(samples: list[Sample], gold: str | None) -> list[Sample]:
+def mark_answers(samples: list[Sample], gold: str | None, strict: bool = False) -> list[Sample]:
     """The samples with `answer` read again, and `score` 1 for the gold answer and 0 for another or none.
 
-    A human solution is right. There is no score where there is no gold answer (R6, 2404.19733 section 2).
+    With `strict` an answer in another form than the one asked for is none (`plain_answer`). A human solution is right.
+    There is no score where there is no gold answer (R6, 2404.19733 section 2).
     """
     marked: list[Sample] = []
     for s in samples:
-        answer = extract_answer(s["text"])
+        answer = plain_answer(s["text"]) if strict else extract_answer(s["text"])
         right = s["kind"] == "gold_chain" or (answer is not None and gold is not None and same_answer(answer, gold))
         marked.append({**s, "answer": answer, "score": None if gold is None else float(right)})
     return marked

@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks.arithmetic import (
     CANDIDATES,
+    EXAMPLE,
     HARD,
     NAMES,
     NOUNS,
@@ -26,13 +27,14 @@ every_difficulty = pytest.mark.parametrize("name", DIFFICULTIES)
 def test_a_story_states_its_two_numbers_and_its_gold_is_their_result(name: str) -> None:
     difficulty = DIFFICULTIES[name]
     for problem in problems(difficulty, "train", 200, 0):
-        told = [int(n) for n in re.findall(r"\d+", problem.prompt.split(" Work out ")[0])]
+        told = [int(n) for n in re.findall(r"\d+", problem.prompt.removeprefix(EXAMPLE).split(" Work out ")[0])]
         assert told == [problem.first, problem.second]
         assert all(difficulty.low <= n <= difficulty.high for n in told)
         signed = told[0] + told[1] if problem.sign == "+" else told[0] - told[1]
         assert problem.row == {"prompt": problem.prompt, "gold": str(signed)}
         assert signed > 0
         assert (" Work out " in problem.prompt) == difficulty.hint
+        assert problem.prompt.startswith(EXAMPLE) == difficulty.example
 
 
 @every_difficulty
@@ -40,7 +42,7 @@ def test_held_out_problems_have_other_numbers_names_and_nouns(name: str) -> None
     train, test = (problems(DIFFICULTIES[name], split, 300, 5) for split in ("train", "test"))
     assert {frozenset((p.first, p.second)) for p in train}.isdisjoint({frozenset((p.first, p.second)) for p in test})
     for problem in test:
-        words = set(re.findall(r"[A-Za-z]+", problem.prompt))
+        words = set(re.findall(r"[A-Za-z]+", problem.prompt.removeprefix(EXAMPLE)))
         assert words & set(NAMES["test"]) and words & set(NOUNS["test"])
         assert words.isdisjoint(NAMES["train"]) and words.isdisjoint(NOUNS["train"])
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.recipes.base import Context
-from pipelines.steps.answers import extract_answer, gold_chains, same_answer
+from pipelines.steps.answers import extract_answer, gold_chains, plain_answer, same_answer
 from tests.pipelines.planted import group, sample
 
 ANSWERS = {
@@ -116,3 +116,22 @@ def test_gold_chain_becomes_a_sample_that_ends_with_the_answer() -> None:
     recorded = sample("g", "as recorded", kind="gold_chain")
     assert gold_chains({**bare, "samples": [recorded]}, context) == [recorded]
     assert gold_chains(group("p", gold="4"), context) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("2 + 6 = 8\nFinal answer: 8", "8"),
+        ("2 + 6 = 8\nFinal answer: 8\n\n", "8"),
+        ("Final answer: 7\nFinal answer: 8 apples", "8 apples"),
+        ("2 + 6 = 8\nFinal Answer: 8", None),
+        ("2 + 6 = 8\nFinal answer: 8.", None),
+        ("2 + 6 = 8\nFinal answer: **8**", None),
+        ("So Final answer: 8", None),
+        ("Final answer: 8\nThat is all.", None),
+        ("Final answer: ", None),
+        ("", None),
+    ],
+)
+def test_a_plain_answer_has_the_form_that_was_asked_for(text: str, answer: str | None) -> None:
+    assert plain_answer(text) == answer

@@ -128,6 +128,16 @@ def test_a_chain_without_an_answer_is_wrong_and_can_be_rejected() -> None:
     assert [(s["answer"], s["score"]) for s in read["samples"]] == [("4", 1.0), (None, 0.0)]
 
 
+def test_strictly_read_a_right_answer_in_another_form_is_wrong() -> None:
+    texts = ["2 + 2\nFinal answer: 4", "2 + 2\nFinal Answer: 4\n\nFinal Answer: 4", "Final answer: 4."]
+    planted = group("p", gold="4", samples=[sample(str(i), t, i) for i, t in enumerate(texts)])
+    (read,), pairs = run_recipe("irpo", [planted], strict_answers=True)
+    assert [s["score"] for s in read["samples"]] == [1.0, 0.0, 0.0]
+    assert {(p["chosen_from"], p["rejected_from"]) for p in pairs} == {("0", "1"), ("0", "2")}
+    (read,), pairs = run_recipe("irpo", [planted])
+    assert ([s["score"] for s in read["samples"]], pairs) == ([1.0, 1.0, 1.0], [])
+
+
 def test_answers_are_compared_as_mathematics() -> None:
     texts = ["Final answer: $4.00", "\\boxed{\\frac{8}{2}}", "#### 4", "Final answer: 4 or 5", "Final answer: 44"]
     planted = group("p", gold="So it is\n#### 4", samples=[sample(str(i), t, i) for i, t in enumerate(texts)])

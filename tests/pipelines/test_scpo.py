@@ -116,6 +116,14 @@ def test_hot_samples_neither_vote_nor_win_but_lose_with_the_votes_of_their_answe
     assert chosen == {"p-sample0", "p-sample1"}
 
 
+def test_strictly_read_only_the_form_that_was_asked_for_votes() -> None:
+    texts = ["Final answer: 4", "Final answer: 4", "Final answer: 4", "Final Answer: 5", "Final Answer: 5"]
+    planted = group("p", samples=[sample(str(i), t, i) for i, t in enumerate(texts)])
+    (read,), (pair,) = run_recipe("scpo", [planted], strict_answers=True, unread_rejected=True)
+    assert [s["votes"] for s in read["samples"]] == [3, 3, 3, 0, 0]
+    assert pair["rejected_from"] in ("3", "4")
+
+
 def test_unread_samples_are_rejected_only_where_asked() -> None:
     planted = voted([1, 1, 1, None])
     _, (pair,) = run_recipe("scpo", [planted], unread_rejected=True)
