@@ -5,6 +5,7 @@ this module builds a conversation.
 """
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from pipelines.prompts import load
@@ -55,6 +56,20 @@ def judge_messages(template: str, group: Group, *shown: Sample, **more: Any) -> 
     else:
         raise ValueError(f"prompt {group['prompt_id']}: a judge reads one or two samples, got {len(shown)}")
     return [Message(role="user", content=text)]
+
+
+def template_for(template: str, meta: Mapping[str, Any]) -> tuple[str, str | None]:
+    """A judge's template with the parts that a row's `criteria` and `reference` call for, and the row's gold answer.
+
+    A template that shows criteria or a gold answer by itself gets no such part; its gold answer is the reference.
+    """
+    source = load(template).source
+    parts = ["criteria"] if "criteria" in meta and "{{ criteria }}" not in source else []
+    if "reference" not in meta:
+        return "+".join([template, *parts]), None
+    if "{{ gold }}" in source:
+        return "+".join([template, *parts]), meta["reference"]
+    return "+".join([template, *parts, "reference"]), None
 
 
 def meta_messages(template: str, group: Group, first: Judgement, second: Judgement) -> list[Message]:

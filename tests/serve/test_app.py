@@ -1,5 +1,6 @@
 """The judge's HTTP application on a scripted judge: no Ray, no model, the real routes and error handlers."""
 
+import json
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -12,11 +13,15 @@ from ray.serve.exceptions import RayServeException
 from actors.chat import ChatFormatError
 from actors.engine import Completion
 from actors.pool import ModelUnavailable
+from actors.protocols import PROTOCOLS
 from actors.speaker import PromptTooLong
 from pipelines.prompts import load
+from pipelines.prompts.scenarios import scenarios
+from pipelines.steps.render import judge_messages
 from serve.app import build_api
 from serve.judgements import MAX_VERSION_RETRIES
 from serve.live import Live
+from serve.models import UNASKABLE
 
 BODY = {"prompt": "2 + 2?", "responses": ["4", "5"], "votes": 2, "seed": 7}
 Say = Callable[[list[str], int, int], tuple[str, str]]  # responses shown, order, call number -> (text, version)
@@ -35,7 +40,8 @@ class ScriptedJudge:
         shown = [sample["text"] for sample in samples]
         self.calls.append(
             {"shown": shown, "order": order, "seed": seed, "protocol": protocol, "messages": group["messages"],
-             "sampling": sampling, "version": version, "structured": structured}
+             "sampling": sampling, "version": version, "structured": structured, "group": group,
+             "asked": judge_messages(template, group, *samples, **PROTOCOLS[protocol].variables)[0]["content"]}
         )
         text, made_by = self.say(shown, order, len(self.calls))
         return [Completion(i, text, [1, 2, 3], "stop", seed + i, made_by) for i in range(sampling.n)]
@@ -109,6 +115,35 @@ def test_other_numbers_of_responses_are_scored(live):
     assert (answer["scores"], answer["abstained"]) == ([1.0, None, 4.0], True)
     assert answer["reason"] == "no readable vote for some response"
     assert answer["usage"]["unreadable_votes"] == 1
+
+
+@pytest.mark.parametrize("name", [*sorted(set(PROTOCOLS) - set(UNASKABLE)), "rubric:0-10", "fast_score:0-9"])
+def test_every_protocol_is_asked_with_criteria_and_reference_and_read(live, name):
+    protocol, form = PROTOCOLS[name], PROTOCOLS[name].verdict
+    said = f"Because.\n{form.lead}{form.choices[-1]}"
+    if protocol.weighed:
+        said = json.dumps({choice: 0.0 if choice == form.choices[-1] else None for choice in form.choices})
+    client, judge = live(lambda shown, order, call: (said, "v3"))
+    told = {"criteria": "Brevity counts most.", "reference": "Four, of course."}
+    answer = client.post("/v1/judgements", json={**BODY, "votes": 1, "protocol": name, **told}).json()
+    assert answer["protocol"] == name
+    assert [vote["status"] for vote in answer["votes"]] == ["ok"] * 2
+    for call in judge.calls:
+        assert all(text in call["asked"] for text in ("2 + 2?", *call["shown"], *told.values()))
+    if protocol.responses == 2:
+        assert (answer["winner"], answer["abstained"], answer["scores"]) == ("tie", False, None)
+    else:
+        score = protocol.read(said, False).value
+        assert answer["scores"] == [score, score] and score is not None
+    bare = client.post("/v1/judgements", json={**BODY, "votes": 1, "protocol": name}).json()
+    assert bare["prompt_hash"] != answer["prompt_hash"] or "{{ gold }}" in load(protocol.template).source
+
+
+def test_a_scenario_names_its_criteria(live):
+    client, judge = live(sincere)
+    name = next(iter(scenarios()))
+    client.post("/v1/judgements", json={**BODY, "scenario": name})
+    assert all(criterion.text in judge.calls[0]["asked"] for criterion in scenarios()[name].criteria)
 
 
 def test_votes_that_an_update_overtook_are_made_again_by_the_new_weights(live):

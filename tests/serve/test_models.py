@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from serve.models import JudgementReply, JudgementRequest
+from actors.protocols import PROTOCOLS
+from serve.models import UNASKABLE, JudgementReply, JudgementRequest
 
 USER = {"role": "user", "content": "2 + 2?"}
 GOOD: dict[str, Any] = {"prompt": "2 + 2?", "responses": ["4", "5"]}
@@ -76,6 +77,31 @@ def test_unknown_keys_are_refused_and_named():
     assert problem(vote=3) == "vote: Extra inputs are not permitted"
     extra = {**USER, "name": "eve"}
     assert problem(prompt=None, messages=[extra]) == "messages.0.name: Extra inputs are not permitted"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"protocol": "pairwize"}, "did you mean pairwise?"),
+        ({"protocol": "rubric:5-1"}, "a scale goes from a lower to a higher number"),
+        ({"protocol": "fast_score:0-10"}, "use a scale within 0-9"),
+        ({"protocol": "claim"}, "judges no responses"),
+        ({"protocol": "boxed", "responses": ["4"]}, "the boxed protocol compares exactly two"),
+        ({"protocol": "fast_pairwise", "votes": 2}, "takes one vote"),
+        ({"protocol": "yes_no", "structured": True}, "writes no reasons"),
+        ({"criteria": "short", "scenario": "code_generation"}, "not both"),
+        ({"scenario": "poetry slam"}, "no such scenario"),
+        ({"reference": ""}, "reference: String should have at least 1 character"),
+        ({"disagreement": "coin"}, "disagreement: "),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_with_the_reason(changes, said):
+    assert said in problem(**changes)
+
+
+@pytest.mark.parametrize("name", [*sorted(set(PROTOCOLS) - set(UNASKABLE)), "rubric:0-10", "fast_score:0-9"])
+def test_every_other_protocol_can_be_asked(name):
+    assert parse(protocol=name).asked == name
 
 
 def test_a_reply_names_one_version():

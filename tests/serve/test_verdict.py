@@ -94,8 +94,26 @@ def test_an_order_without_a_readable_vote_makes_the_judge_abstain(first, second,
 
 
 def test_a_vote_shows_the_record_as_it_is():
-    record = {"order": 1, "text": "Winner: A", "status": "ok", "value": None, "verdict": "B"}
-    vote = vote_of(cast(Judgement, record), [0, 1])
+    record = {"order": 1, "text": "Winner: A", "status": "ok", "value": None, "verdict": "B", "sample_ids": ["0", "1"]}
+    vote = vote_of(cast(Judgement, record), [0, 1], "pairwise")
     assert (vote.responses, vote.order, vote.verdict, vote.score) == ([0, 1], 1, "B", None)
-    unread = vote_of(cast(Judgement, {"order": 0, "text": "", "status": "missing"}), [2])
+    record = {"order": 0, "text": "", "status": "missing", "sample_ids": ["2"]}
+    unread = vote_of(cast(Judgement, record), [2], "additive")
     assert (unread.responses, unread.status, unread.score, unread.verdict) == ([2], "missing", None, None)
+
+
+def test_a_fast_comparison_shows_the_probability_of_the_first_as_listed():
+    record = {"order": 1, "text": '{"A": -1.0986122886681098, "B": -0.40546510810816444}', "status": "ok",
+              "verdict": "A", "sample_ids": ["0", "1"]}
+    swapped = vote_of(cast(Judgement, record), [0, 1], "fast_pairwise")
+    assert swapped.probability == pytest.approx(2 / 3)
+    listed = swapped.model_copy(update={"order": 0, "probability": 0.9})
+    found = summarise_comparison([listed, swapped], True)
+    assert (found["winner"], found["confidence"]) == (0, pytest.approx((0.9 + 2 / 3) / 2))
+
+
+@pytest.mark.parametrize(("policy", "winner", "abstained"), [("tie", "tie", False), ("abstain", None, True),
+                                                             ("first", 0, False)])
+def test_orders_that_disagree_are_what_the_caller_says(policy, winner, abstained):
+    found = summarise_comparison([verdict(0, "A"), verdict(1, "B")], True, policy)
+    assert (found["winner"], found["abstained"]) == (winner, abstained)

@@ -18,12 +18,12 @@ from pipelines.config import ConfigError, Sampling
 from pipelines.evaluation.asking import CONCURRENCY
 from pipelines.evaluation.judges.comparisons import Comparison
 from pipelines.evaluation.judges.live import LiveJudge, Refused
-from pipelines.prompts import load
 from pipelines.prompts.criteria import criteria_text, read_criteria
 from pipelines.prompts.scenarios import OTHER, Scenario, scenarios
 from pipelines.recipes.base import Context, JudgeStep
 from pipelines.records import Group, Judgement, Message, new_group
 from pipelines.steps.make_prompts import given_sample
+from pipelines.steps.render import template_for
 from pipelines.strict import Strict
 
 if TYPE_CHECKING:
@@ -200,17 +200,10 @@ def as_group(made: Comparison, template: str, occurrence: int) -> tuple[Group, s
 
     Ids and seeds are of the prompt, so a row is judged alike in whatever file and place it stands.
     """
-    source = load(template).source
-    gold, parts = None, []
-    if "criteria" in made.meta and "{{ criteria }}" not in source:
-        parts.append("criteria")
-    if "reference" in made.meta and "{{ gold }}" in source:
-        gold = made.meta["reference"]
-    elif "reference" in made.meta:
-        parts.append("reference")
+    template, gold = template_for(template, made.meta)
     messages = [Message(role="user", content=made.prompt)]
     group = new_group(messages, gold=gold, meta=made.meta, occurrence=occurrence)
-    return group, "+".join([template, *parts])
+    return group, template
 
 
 def _with_criteria(comparisons: Sequence[Comparison], settings: JudgeSettings) -> list[Comparison]:
