@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from actors.chat import ChatFormat
 from actors.engine import Completion, Request
@@ -29,10 +30,15 @@ class Speaker:
         self.client, self.chat, self.max_model_len = client, chat, max_model_len
 
     async def reply(
-        self, messages: list[Message], sampling: Sampling, seed: int | None, request_id: str, version: str | None
+        self, messages: list[Message], sampling: Sampling, seed: int | None, request_id: str, version: str | None,
+        stop: Sequence[str] = (), structured: dict[str, Any] | None = None,
     ) -> list[Completion]:
-        """`sampling.n` completions in index order; raises PromptTooLong, ModelUnavailable."""
-        return await self._generate(self.chat.render(messages), sampling, seed, request_id, version)
+        """`sampling.n` completions in index order; raises PromptTooLong, ModelUnavailable.
+
+        A completion ends before a text of `stop`; `structured` holds it to a form (actors.engine.Request).
+        """
+        prompt_ids = self.chat.render(messages)
+        return await self._generate(prompt_ids, sampling, seed, request_id, version, 0, stop, structured)
 
     async def reply_with_verdict(
         self, messages: list[Message], sampling: Sampling, seed: int | None, request_id: str, version: str | None,
@@ -105,7 +111,7 @@ class Speaker:
 
     async def _generate(
         self, prompt_ids: list[int], sampling: Sampling, seed: int | None, request_id: str, version: str | None,
-        reserve: int = 0,
+        reserve: int = 0, stop: Sequence[str] = (), structured: dict[str, Any] | None = None,
     ) -> list[Completion]:
         room = self._room(prompt_ids, reserve)
         request = Request(
@@ -116,6 +122,8 @@ class Speaker:
             top_p=sampling.top_p,
             max_tokens=min(sampling.max_tokens, room),
             seed=seed,
+            stop=list(stop),
+            structured=structured,
         )
         return await self.client.generate(request, version)
 

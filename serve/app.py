@@ -9,7 +9,7 @@ from actors.pool import PoolClient
 from actors.registry import application_name
 from actors.speaker import Speaker
 from pipelines.plan import STAGE_CPUS
-from serve import health, judgements
+from serve import chat, health, judgements
 from serve.errors import add_error_handlers
 from serve.live import Live
 
@@ -26,7 +26,7 @@ def build_api(live: Live, timeout_s: float = REQUEST_TIMEOUT_S) -> FastAPI:
     )
     api.state.live, api.state.timeout_s = live, timeout_s
     add_error_handlers(api)
-    for module in (judgements, health):
+    for module in (judgements, chat, health):
         api.include_router(module.router)
     return api
 
