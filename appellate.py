@@ -186,7 +186,7 @@ def _execute(config: Any, ledger: Any, as_json: bool, created: bool = False) -> 
     from cluster.output import captured_output, log_of
     from pipelines.ledger import LedgerError
     from pipelines.progress import RunProgress
-    from pipelines.report import print_summary, print_training
+    from pipelines.reporting.terminal import print_summary, print_training
     from pipelines.steps.make_prompts import InputError
     from pipelines.training import alone
 
@@ -332,7 +332,7 @@ def evaluate(
     from pipelines.config import ConfigError
     from pipelines.evaluation.command import evaluations, measure
     from pipelines.ledger import LedgerError
-    from pipelines.report import print_evaluation
+    from pipelines.reporting.terminal import print_evaluation
     from pipelines.steps.rows import InputError
 
     if name == "list":
