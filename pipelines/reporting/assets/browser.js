@@ -19,7 +19,7 @@ function buildBrowser() {
     sort: select('sort', [['', 'In order'], ['best', 'Best score first'], ['worst', 'Worst score first'], ['spread', 'Largest spread first'], ['unreadable', 'Most unreadable first']], 'Order'),
     said: el('span', { cls: 'quiet small', role: 'status' }),
     space: el('div', { cls: 'space' }),
-    detail: el('div', { cls: 'detail' }),
+    detail: el('div', { cls: 'detail' }, el('p', { cls: 'quiet small' }, 'Choose a prompt; with the list in focus, ↑ and ↓ step through it.')),
   };
   ui.list = el('div', { cls: 'list', tabindex: '0', onscroll: drawRows, onkeydown: step }, ui.space);
   ui.panes = el('div', { cls: 'panes' }, ui.list, ui.detail);

@@ -57,7 +57,9 @@ function lineChart(title, note, series, bounds, options = {}) {
       node.append(svg('text', { x: x(at) + (options.dots ? 0 : 2), y: height - 5, 'text-anchor': options.dots ? 'middle' : 'start' }, label));
     }
     lines.forEach((s, i) => {
-      const d = s.points.map(([px, py], n) => `${n ? 'L' : 'M'}${x(px).toFixed(1)} ${y(py).toFixed(1)}`).join('');
+      const begins = options.dots ? [] : bounds.map(([at]) => at);
+      const fresh = (n) => !n || begins.some((at) => at > s.points[n - 1][0] && at <= s.points[n][0]);
+      const d = s.points.map(([px, py], n) => `${fresh(n) ? 'M' : 'L'}${x(px).toFixed(1)} ${y(py).toFixed(1)}`).join('');
       node.append(svg('path', { cls: `line s${i}`, d }));
       if (options.dots || s.points.length === 1) for (const [px, py] of s.points) node.append(svg('circle', { cls: `f${i}`, cx: x(px), cy: y(py), r: 3.4 }));
     });

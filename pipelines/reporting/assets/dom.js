@@ -35,10 +35,11 @@ const share = (value) => (known(value) ? `${(100 * value).toFixed(value > 0 && v
 function short(value) {
   if (!known(value)) return '–';
   const size = Math.abs(value);
+  if (size < 1e-9) return '0';
   if (size >= 1e6) return `${trimmed(value / 1e6, 1)} M`;
   if (size >= 1e4) return `${trimmed(value / 1e3, size < 1e5 ? 1 : 0)} k`;
   if (size >= 100) return whole.format(value);
-  if (size > 0 && size < 0.001) return value.toExponential(1);
+  if (size < 0.001) return value.toExponential(1);
   return trimmed(value, size >= 10 ? 1 : size >= 1 ? 2 : 3);
 }
 

@@ -16,8 +16,8 @@ async function start() {
     takeIndex(await source.read('index'));
     buildBrowser();
     story(summary);
-    refresh();
-    recall();
+    if (location.hash.includes('=')) recall();
+    else refresh();
     document.body.dataset.ready = 'yes';
     if (source.live) setTimeout(follow, LOOK_AGAIN_MS);
   } catch (error) {

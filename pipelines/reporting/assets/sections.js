@@ -104,8 +104,9 @@ function pairs({ iterations }) {
   const shapes = iterations.flatMap((n) => Object.entries(n.shapes).map(([kind, shape]) => ({ n, kind, shape })));
   const binned = (kind) => {
     const some = iterations.filter((n) => n.shapes[kind] && Object.keys(n.shapes[kind].margin_histogram).length);
-    const edges = [...new Set(some.flatMap((n) => Object.keys(n.shapes[kind].margin_histogram).map(Number)))].sort((a, b) => a - b);
-    if (edges.length < 2) return null;
+    const bins = some.flatMap((n) => Object.keys(n.shapes[kind].margin_histogram).map(Number)), low = Math.min(...bins), high = Math.max(...bins);
+    if (!(high > low) || high - low > 100) return null;
+    const edges = Array.from({ length: Math.round((high - low) / 0.5) + 1 }, (_, i) => low + i / 2);
     const counts = some.map((n) => edges.map((e) => n.shapes[kind].margin_histogram[String(e)] || 0));
     const medians = counts.map((c) => { let left = sum(c) / 2; return edges[c.findIndex((v) => (left -= v) <= 0)]; });
     return ridgeChart(`Margins of ${words(kind)} pairs`, 'chosen score minus rejected, in bins of a half', { values: true, edges, counts, n: counts.map(sum), quantiles: medians.map((m) => [0, 0, m]), means: some.map((n) => n.shapes[kind].margin_mean) }, some.map((n) => String(n.iteration)));
