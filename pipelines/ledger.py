@@ -144,6 +144,13 @@ class Ledger:
         """The groups of one part, by prompt id; raises LedgerError for a damaged part."""
         return self._read_part(_of(iteration, kind, _safe(part)), GROUPS).to_pylist()
 
+    def find_group(self, iteration: int, prompt_id: str, kind: Kind = "groups") -> Group | None:
+        """The group of one prompt, None where it is not committed; reads one part whole."""
+        for part in self._parts(iteration, kind):
+            if prompt_id in self._prompt_ids(iteration, kind, part):
+                return next(g for g in self.read_groups(iteration, part, kind) if g["prompt_id"] == prompt_id)
+        return None
+
     def replace_groups(self, iteration: int, groups: Iterable[Group], kind: Kind = "groups") -> None:
         """Put the groups, now with derived fields filled, in the place of the committed ones, part by part.
 

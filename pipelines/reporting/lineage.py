@@ -86,8 +86,9 @@ def _record(record: Any) -> dict[str, Any]:
 
 def _without_known_texts(pair: dict[str, Any], known: dict[str, str]) -> dict[str, Any]:
     """The pair, with the text of a side only where it differs from its source's."""
-    same = {f"{side}_text" for side in ("chosen", "rejected") if known.get(pair[f"{side}_from"]) == pair[f"{side}_text"]}
-    return {key: value for key, value in pair.items() if key not in same and value is not None}
+    same = [side for side in ("chosen", "rejected") if known.get(pair[f"{side}_from"]) == pair[f"{side}_text"]]
+    left_out = {f"{side}_text" for side in same}
+    return {key: value for key, value in pair.items() if key not in left_out and value is not None}
 
 
 class UnknownRecord(ValueError):
@@ -138,7 +139,8 @@ def trace(sort: str, record: dict[str, Any], detail: dict[str, Any]) -> dict[str
 
 def side(record_id: str, detail: dict[str, Any]) -> dict[str, Any]:
     """A sample or a judgement by id, the judgements about the sample, and the meta-judgements of any of these."""
-    found = [r for r in (*detail["samples"], *detail["judgements"]) if record_id in (r.get("sample_id"), r.get("judgement_id"))]
+    records = (*detail["samples"], *detail["judgements"])
+    found = [r for r in records if record_id in (r.get("sample_id"), r.get("judgement_id"))]
     judgements = [j for j in detail["judgements"] if record_id in j["sample_ids"]]
     about = {j["judgement_id"] for j in judgements} | {record_id}
     return {

@@ -99,18 +99,20 @@ def training(metrics: list[dict[str, Any]]) -> dict[str, Any]:
     steps = current_steps(metrics)
     curves = {name: thinned([(s["step"], s[name]) for s in steps if _number(s.get(name))]) for name in CURVES}
     bad = [s for s in steps if s.get("skipped")]
+    validation = [m for m in metrics if m.get("event") == "validation" and _number(m["loss"])]
+    memory = [s["peak_memory_gib"] for s in steps if _number(s.get("peak_memory_gib"))]
     return {
         "steps": len(steps),
         "planned": next((m["steps"] for m in reversed(metrics) if m.get("event") == "start"), None),
         "curves": {name: curve for name, curve in curves.items() if curve},
-        "validation": [[m["steps"], m["loss"]] for m in metrics if m.get("event") == "validation" and _number(m["loss"])],
+        "validation": [[m["steps"], m["loss"]] for m in validation],
         "skipped": [{"step": s["step"], "pair_ids": s.get("bad_pair_ids")} for s in bad],
         "left_out": [m for m in metrics if m.get("event") == "left_out"],
         "errors": [m["message"] for m in metrics if m.get("event") == "error"],
         "starts": sum(m.get("event") == "start" for m in metrics),
         "tokens": int(sum(s.get("tokens") or 0 for s in steps)),
         "seconds": sum(s.get("seconds") or 0.0 for s in steps),
-        "peak_memory_gib": max((s["peak_memory_gib"] for s in steps if _number(s.get("peak_memory_gib"))), default=None),
+        "peak_memory_gib": max(memory, default=None),
     }
 
 
@@ -126,21 +128,22 @@ def distribution(values: Sequence[Sequence[float]]) -> dict[str, Any] | None:
 
     Where there are at most MAX_BINS different values each has a bin of its own, and `edges` holds them.
     """
-    every = np.asarray([value for some in values for value in some], float)
+    arrays = [np.asarray(some, float) for some in values]
+    every = np.concatenate([*arrays, np.empty(0)])
     if not every.size:
         return None
     distinct = np.unique(every)
     if len(distinct) <= MAX_BINS:
         edges = distinct
-        counts = [np.bincount(np.searchsorted(distinct, np.asarray(some, float)), minlength=len(distinct)) for some in values]
+        counts = [np.bincount(np.searchsorted(distinct, some), minlength=len(distinct)) for some in arrays]
     else:
         edges = np.linspace(every.min(), every.max(), MAX_BINS + 1)
-        counts = [np.histogram(np.asarray(some, float), edges)[0] for some in values]
+        counts = [np.histogram(some, edges)[0] for some in arrays]
     return {
         "values": len(distinct) <= MAX_BINS,
         "edges": [float(edge) for edge in edges],
         "counts": [some.tolist() for some in counts],
-        "quantiles": [np.quantile(np.asarray(some, float), QUANTILES).tolist() if len(some) else None for some in values],
+        "quantiles": [np.quantile(some, QUANTILES).tolist() if len(some) else None for some in arrays],
         "means": [_mean(some) for some in values],
         "n": [len(some) for some in values],
     }

@@ -28,7 +28,7 @@ def live_page(title: str) -> str:
 
 
 def report_page(view: RunView, max_text_bytes: int = MAX_TEXT_BYTES) -> bytes:
-    """The whole run as one file. Every prompt is listed; of their texts as many are in it as fit, evenly by iteration."""
+    """The whole run as one file. Every prompt is listed; of the texts it has as many as fit, evenly by iteration."""
     chunks: list[str] = []
     chunk_of: dict[tuple[int, str], int | str] = {}
     there = sorted({iteration for iteration, _ in view.parts()})

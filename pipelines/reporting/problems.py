@@ -97,7 +97,7 @@ def _of_pairs(n: dict[str, Any]) -> Iterator[Finding]:
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in n["dropped"].items())
     dropped = sum(n["dropped"].values())
     if n["groups"] and selected and not n["pairs"]:
-        yield True, "No pair was made", f"Nothing to train on, the weights stay as they are. Dropped: {reasons or 'none'}."
+        yield True, "No pair was made", f"The weights stay as they are. Dropped: {reasons or 'none'}."
     elif n["groups"] and dropped / n["groups"] >= DROPPED[0]:
         yield (
             dropped / n["groups"] >= DROPPED[1], f"{dropped / n['groups']:.0%} of prompts made no pair",
@@ -130,7 +130,8 @@ def _of_training(n: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _of_update(n: dict[str, Any]) -> Iterator[Finding]:
-    for when, reply in (("before", (n["summary"] or {}).get("judge_before")), ("after", (n["sync"] or {}).get("judge_after"))):
+    for when, mark in (("before", n["summary"]), ("after", n["sync"])):
+        reply = (mark or {}).get(f"judge_{when}")
         if reply and "error" in reply:
             yield False, f"The live judge did not answer {when} the update", str(reply["error"])[:300]
 
@@ -140,7 +141,7 @@ def _of_run(iterations: Sequence[dict[str, Any]]) -> Iterator[Problem]:
     if rate is not None and rate >= GROWTH:
         yield Problem(
             None, False, f"Samples grew {rate:.1f} times as long",
-            "Mean words of the last iteration over the first. Where quality did not grow with it, the judge rewards length.",
+            "Mean words, last iteration over first. Where quality did not grow with it, the judge rewards length.",
         )
 
 

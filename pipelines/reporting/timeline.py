@@ -16,14 +16,15 @@ def stages(events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     previous: dict[str, Any] | None = None
     for event in events:
-        if event["kind"] in ("stage_started", "models_ready") and found and found[-1]["state"] == "running" and previous:
+        running = bool(found) and found[-1]["state"] == "running"
+        if event["kind"] in ("stage_started", "models_ready") and running and previous:
             _end(found[-1], previous["time"], "killed")
         if event["kind"] == "stage_started":
             found.append({
                 "iteration": event["iteration"], "stage": event["stage"], "started": event["time"], "seconds": None,
                 "state": "running", "made": {},
             })
-        elif event["kind"] in ENDS and found and found[-1]["state"] == "running":
+        elif event["kind"] in ENDS and running:
             done = event["kind"] == "stage_done"
             _end(found[-1], event["time"], "done" if done else "failed")
             if done:
@@ -47,7 +48,7 @@ def _made(event: dict[str, Any]) -> dict[str, Any]:
 
 
 def costs(attempts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """By stage, over all attempts: runs, seconds, share of all seconds, tokens, and tokens a second where any are known."""
+    """By stage, over all attempts: seconds, their share, tokens, and tokens a second where any are known."""
     total = sum(a["seconds"] or 0.0 for a in attempts)
     rows = []
     for name in dict.fromkeys(a["stage"] for a in attempts):
@@ -64,7 +65,7 @@ def costs(attempts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def updates(events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Every weight update of a model: iteration, version, model, replicas, prepare_s (served on), load_s (requests wait)."""
+    """Weight updates by model: iteration, version, model, replicas, prepare_s (served on), load_s (requests wait)."""
     return [
         {"iteration": event["iteration"], "version": event.get("version"), "model": model, **report}
         for event in events if event["kind"] == "stage_done" and event["stage"] == "sync"

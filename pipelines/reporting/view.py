@@ -21,6 +21,18 @@ from pipelines.training.config import TrainingConfig
 MARKS = ("prompts", "groups", "pairs", "train", "sync")
 
 
+def training_of(config: dict[str, Any], iteration: int) -> tuple[TrainingConfig | None, int]:
+    """The trainer's settings in an iteration, and the seed; None where the configuration is of another version."""
+    try:
+        if is_training(config):
+            alone = load_train(config)
+            return alone.training, alone.seed
+        run = load_dump(config)
+        return training_at(run, iteration), run.seed
+    except (ConfigError, KeyError, ValueError):
+        return None, 0
+
+
 class IterationPairs:
     """The pairs of an iteration, without token ids: rows by prompt, kinds, and shapes by kind."""
 
@@ -59,7 +71,7 @@ class RunView:
                 for fact in known[1]:
                     self.places.setdefault((iteration, fact.prompt_id), part)
             if iteration not in self._pairs and self.ledger.done(iteration, "pairs"):
-                config, seed = self._training(iteration)
+                config, seed = training_of(self.config, iteration)
                 self._pairs[iteration] = IterationPairs(self.ledger, iteration, config, seed)
         for gone in self._facts.keys() - there:
             del self._facts[gone]
@@ -134,17 +146,6 @@ class RunView:
             "config": self.config,
             "manifest": {key: value for key, value in self.manifest.items() if key != "templates"},
         }
-
-    def _training(self, iteration: int) -> tuple[TrainingConfig | None, int]:
-        """The trainer's settings and the seed; None where the configuration is of another version."""
-        try:
-            if is_training(self.config):
-                alone = load_train(self.config)
-                return alone.training, alone.seed
-            config = load_dump(self.config)
-            return training_at(config, iteration), config.seed
-        except (ConfigError, KeyError, ValueError):
-            return None, 0
 
     def index(self, chunk_of: dict[tuple[int, str], int | str] | None = None) -> dict[str, list[Any]]:
         """The list of all prompts as columns: id, iteration, prompt, dropped, kinds of pairs, counts and scores.

@@ -1,26 +1,26 @@
-"""Run folders for the report's tests: planted iterations selected by the recipe, committed by the ledger's own writer."""
+"""Run folders for the report's tests: planted iterations, selected by the recipe, committed by the ledger."""
 
 import math
+import re
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from pipelines.config import dump, resolve
 from pipelines.ledger import Ledger
-from pipelines.recipes import get_recipe
-from pipelines.recipes.base import Context
 from pipelines.records import Group, Pair
-from pipelines.steps.render import prompt_messages
-from tests.pipelines.planted import group, judged_group, likes_place, noise, rule_judge, run_recipe, with_meta_judge
+from tests.pipelines.planted import judged_group, likes_place, noise, rule_judge, run_recipe, with_meta_judge
 
 TOPICS = (
     "how bees find their way home", "why bread rises", "what a mortgage is", "the rules of chess", "how vaccines work",
-    "the water cycle", "what inflation does", "how to plan a small garden", "why the sky is blue", "how a bicycle stays up",
+    "the water cycle", "what inflation does", "how to plan a small garden", "why the sky is blue",
+    "how a bicycle stays up",
 )
-OPENINGS = ("Let me explain", "In short", "Think of it this way", "There are three things to know", "Most people wonder")
-WORDS = (
-    "the first step is small and easy to see while later ones follow from it because each part depends on what came "
-    "before so it helps to go slowly look closely and ask what would change if one thing were different"
-).split()
+OPENINGS = ("Let me explain", "In short", "Think of it this way", "There are three things", "Most people wonder")
+WORDS = re.findall(r"\w+", """
+    the first step is small and easy to see while later ones follow from it because each part depends on what came
+    before so it helps to go slowly look closely and ask what would change if one thing were different
+""")
 
 
 def plant(number: int, iteration: int, samples: int = 4, votes: int = 3) -> Group:
@@ -57,7 +57,8 @@ def planted_run(folder: Path, iterations: int = 3, prompts: int = 30, steps: int
         reply = {"weight_version": f"v{t}", "scores": [2.5], "readable": 3, "votes": 3, "text": "Clear.\nScore: 2.5"}
         clock.stage(t, "train", 420, steps=steps, seconds=400.0, tokens_per_s=210.0, judge_before=reply)
         models = {"actor": {"replicas": 1, "prepare_s": 0.4 + 0.1 * t, "load_s": 1.2}}
-        clock.stage(t, "sync", 3, version=f"v{t + 1}", models=models, judge_after={**reply, "weight_version": f"v{t + 1}"})
+        after = {**reply, "weight_version": f"v{t + 1}"}
+        clock.stage(t, "sync", 3, version=f"v{t + 1}", models=models, judge_after=after)
     ledger.mark_finished({"run": ledger.path, "recipe": "meta_rewarding", "iterations": []})
     return ledger
 
@@ -73,7 +74,8 @@ def commit(ledger: Ledger, iteration: int, groups: list[Group], pairs: list[Pair
     """Groups in parts, and pairs with prompt ids, as a run leaves them."""
     for i in range(0, len(groups), part):
         ledger.commit_groups(iteration, groups[i : i + part])
-    ledger.commit_pairs(iteration, [{**p, "prompt_ids": [1, 2, 3], "ref_version": f"v{iteration}"} for p in pairs], "all")
+    scored = [Pair(**{**pair, "prompt_ids": [1, 2, 3], "ref_version": f"v{iteration}"}) for pair in pairs]
+    ledger.commit_pairs(iteration, scored, "all")
 
 
 def step_metrics(iteration: int, step: int, steps: int) -> dict[str, Any]:
@@ -97,10 +99,9 @@ class Clock:
 
     def event(self, kind: str, **fields: Any) -> None:
         """An event at the clock's time."""
-        from datetime import datetime, timedelta
-
         time = datetime.fromisoformat(self.start + "+00:00") + timedelta(seconds=self.now)
-        self.ledger._folder.append("events.jsonl", {"time": time.isoformat(timespec="milliseconds"), "kind": kind, **fields})
+        record = {"time": time.isoformat(timespec="milliseconds"), "kind": kind, **fields}
+        self.ledger._folder.append("events.jsonl", record)
 
     def stage(self, iteration: int, stage: str, took_s: float, /, **info: Any) -> None:
         """A stage that takes so long and says so much."""
