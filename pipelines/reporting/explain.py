@@ -7,9 +7,15 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines.ledger import Ledger
-from pipelines.records import new_group
+from pipelines.records import Group, new_group
 from pipelines.reporting.lineage import (
-    UnknownRecord, find_in_group, group_detail, pair_rows, rule, steps_of_pairs, trace,
+    UnknownRecord,
+    find_in_group,
+    group_detail,
+    pair_rows,
+    rule,
+    steps_of_pairs,
+    trace,
 )
 from pipelines.reporting.terminal import plain
 from pipelines.reporting.view import training_of
@@ -38,7 +44,7 @@ def explain(ledger: Ledger, record_id: str) -> dict[str, Any]:
             if group is None:  # the pairs were given
                 place = table["prompt_id"].to_pylist().index(named[0])
                 messages = table["messages"][place].as_py()
-                group = {**new_group(messages, iteration=iteration), "prompt_id": named[0]}
+                group = Group(**{**new_group(messages, iteration=iteration), "prompt_id": named[0]})
             found = [group]
         else:
             found = ledger.iter_groups(iteration)

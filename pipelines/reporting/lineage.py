@@ -151,14 +151,15 @@ def side(record_id: str, detail: dict[str, Any]) -> dict[str, Any]:
 
 
 def candidates(pair: dict[str, Any], detail: dict[str, Any]) -> list[dict[str, Any]]:
-    """What the pair was chosen from: the samples, or where its sides are judgements those with a verdict, best first.
+    """What the pair was chosen from, best first: samples, or judgements, of which those with an Elo where any has one.
 
     Each has id, score (a judgement's Elo, else its value), characters, and whether it became a side.
     """
     roles = {pair["chosen_from"]: "chosen", pair["rejected_from"]: "rejected"}
     judged = any(j["judgement_id"] in roles for j in detail["judgements"])
+    met = [j for j in detail["judgements"] if j.get("elo") is not None]
     rows = []
-    for r in detail["judgements"] if judged else detail["samples"]:
+    for r in (met or detail["judgements"]) if judged else detail["samples"]:
         name = r["judgement_id"] if judged else r["sample_id"]
         score = r.get("elo", r.get("value")) if judged else r.get("score")
         rows.append({

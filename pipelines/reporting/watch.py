@@ -84,8 +84,8 @@ def screen(summary: dict[str, Any]) -> Group:
         (plain(run["path"]), "dim"),
     )
     now = current(summary)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for title in ("it.", "groups", "score", "words", "read", "pairs", "loss", "accuracy", "minutes"):
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    for title in ("it.", "groups", "score", "words", "read", "pairs", "loss", "acc.", "minutes"):
         table.add_column(title, justify="left" if title == "loss" else "right", no_wrap=True)
     for n in iterations:
         table.add_row(*row(n, summary["stages"]))
@@ -106,7 +106,7 @@ def row(n: dict[str, Any], stages: list[dict[str, Any]]) -> list[str]:
         str(n["iteration"]), str(n["groups"]), _number(n["mean_score"]), _number(n["mean_words"]),
         f"{judge['statuses']['ok'] / judge['total']:.0%}" if judge["total"] else "-",
         str(sum(n["pairs"].values())),
-        f"{loss[0][1]:.4f} → {loss[-1][1]:.4f}" if loss else "-",
+        f"{loss[0][1]:.3f} → {loss[-1][1]:.3f}" if loss else "-",
         f"{curves['accuracy'][-1][1]:.0%}" if curves.get("accuracy") else "-", f"{seconds / 60:.1f}",
     ]
 

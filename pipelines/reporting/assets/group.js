@@ -37,12 +37,13 @@ function pairView(p, g, by) {
   };
   const margin = known(p.chosen_score) && known(p.rejected_score) ? p.chosen_score - p.rejected_score : null;
   const judged = by.judgement.has(p.chosen_from);
-  const rows = judged ? g.judgements.filter((j) => known(j.elo)).map((j) => ({ id: j.judgement_id, name: judgementName(by, j.judgement_id), score: j.elo, size: j.text.length }))
+  const met = g.judgements.filter((j) => known(j.elo));
+  const rows = judged ? (met.length ? met : g.judgements).map((j) => ({ id: j.judgement_id, name: judgementName(by, j.judgement_id), score: j.elo ?? j.value, size: j.text.length }))
     : g.samples.map((s) => ({ id: s.sample_id, name: `sample ${s.index}${s.kind === 'sample' ? '' : `, ${words(s.kind)}`}`, score: s.score, size: s.text.length, votes: s.votes, answer: s.answer }));
   rows.sort((a, b) => (b.score ?? -Infinity) - (a.score ?? -Infinity));
   const role = (id) => (id === p.chosen_from ? 'chosen' : id === p.rejected_from ? 'rejected' : '');
   const why = [
-    margin !== null ? `Chosen ${short(p.chosen_score)} against ${short(p.rejected_score)}: a margin of ${short(margin)}${judged ? ' in Elo' : ''}, out of ${rows.length} ${judged ? 'judgements that met' : 'samples'}.` : 'One text to imitate; it has no rejected side.',
+    margin !== null ? `Chosen ${short(p.chosen_score)} against ${short(p.rejected_score)}: a margin of ${short(margin)}${judged && met.length ? ' in Elo' : ''}, out of ${rows.length} ${judged ? (met.length ? 'judgements that met' : 'judgements') : 'samples'}.` : 'One text to imitate; it has no rejected side.',
     p.weight !== 1 ? ` Weight ${short(p.weight)}.` : '',
     p.steps.length ? ` Trained on in step${p.steps.length > 1 ? 's' : ''} ${p.steps.join(', ')} of iteration ${p.iteration}, which made v${p.iteration + 1}.` : '',
   ].join('');
@@ -89,7 +90,7 @@ function saidOf(record) {
 
 function saidView(title, records, who, verdict) {
   const rows = records.map((r) => el('details', {}, el('summary', { cls: 'small' }, el('span', { cls: 'quiet' }, who(r)), ' ', el('b', {}, verdict(r))), saidOf(r)));
-  return el('div', { cls: 'card' }, el('details', { open: records.length <= 6 }, el('summary', {}, el('b', {}, `${title} (${records.length})`), el('span', { cls: 'quiet small' }, ' as shown: first | second')), rows));
+  return el('div', { cls: 'card' }, el('details', { open: records.length <= 6 }, el('summary', {}, el('b', {}, `${title} (${records.length})`), el('span', { cls: 'quiet small' }, ` as shown: first | second${title === 'Comparisons' ? '' : ', each as sample/judgement (score)'}`)), rows));
 }
 
 function lineage(g) {
