@@ -186,7 +186,7 @@ def _execute(config: Any, ledger: Any, as_json: bool, created: bool = False) -> 
     from cluster.output import captured_output, log_of
     from pipelines.ledger import LedgerError
     from pipelines.progress import RunProgress
-    from pipelines.report import print_summary, print_training
+    from pipelines.reporting.terminal import print_summary, print_training
     from pipelines.steps.make_prompts import InputError
     from pipelines.training import alone
 
@@ -332,7 +332,7 @@ def evaluate(
     from pipelines.config import ConfigError
     from pipelines.evaluation.command import evaluations, measure
     from pipelines.ledger import LedgerError
-    from pipelines.report import print_evaluation
+    from pipelines.reporting.terminal import print_evaluation
     from pipelines.steps.rows import InputError
 
     if name == "list":
@@ -359,6 +359,96 @@ def evaluate(
         _print_json(result.model_dump(mode="json"))
     else:
         print_evaluation(out, result)
+
+
+@app.command()
+def report(
+    run_folder: Annotated[str, typer.Argument(metavar="RUN", help="The run's folder, a path or s3://...")],
+    out_file: Annotated[Path | None, typer.Option("--out", help="HTML file; RUN/report.html when not given.")] = None,
+    as_json: Json = False,
+) -> None:
+    """The run as one HTML file that loads nothing: learning, judge, pairs, cost, problems, and every sample."""
+    from pipelines.reporting.page import report_page
+    from pipelines.reporting.view import RunView
+
+    with _reading_a_run(run_folder, as_json) as ledger:
+        view = RunView(ledger)
+        view.refresh()
+        page = report_page(view)
+        if out_file is None:
+            where = ledger.write_report(page)
+        else:
+            where = str(out_file)
+            out_file.write_bytes(page)
+    if as_json:
+        _print_json({"report": where, "bytes": len(page)})
+    else:
+        out.print(f"{where}, {len(page) / 2**20:.1f} MB", markup=False, soft_wrap=True)
+
+
+@app.command()
+def explain(
+    run_folder: Annotated[str, typer.Argument(metavar="RUN", help="The run's folder, a path or s3://...")],
+    record_id: Annotated[str, typer.Argument(metavar="ID", help="Of a pair, sample, judgement, prompt; or its start.")],
+    as_json: Json = False,
+) -> None:
+    """Trace a record to what it was made from, the rule that chose it, and the steps that trained on it."""
+    from pipelines.reporting import explain as tracing
+    from pipelines.reporting.lineage import UnknownRecord
+
+    with _reading_a_run(run_folder, as_json) as ledger:
+        try:
+            found = tracing.explain(ledger, record_id)
+        except UnknownRecord as error:
+            raise _fail(str(error), 2, as_json) from None
+    if as_json:
+        _print_json(found)
+    else:
+        tracing.print_explained(out, found)
+
+
+@app.command()
+def watch(
+    target: Annotated[str, typer.Argument(metavar="RUN|URL", help="The run's folder, or its judge's address.")],
+    page: Annotated[bool, typer.Option("--page", help="Serve the live page of a run's folder on this host.")] = False,
+    port: Annotated[int, typer.Option(help="Of the page.")] = 8800,
+    as_json: Json = False,
+) -> None:
+    """See a run while it goes on: on the terminal, or as a page; a run's judge serves the same page at /run."""
+    from pipelines.reporting.watch import WatchError, look_at
+    from pipelines.reporting.watch import watch as watch_run
+
+    with _reading_a_run(target, as_json, opened=page) as ledger:
+        try:
+            if page:
+                import uvicorn
+
+                from serve.watch import page_app
+
+                where = f"http://127.0.0.1:{port}/run"
+                out.print(f"{ledger.path} at {where}, stop with Ctrl-C", markup=False, soft_wrap=True)
+                uvicorn.run(page_app(ledger.path), host="127.0.0.1", port=port, log_level="warning")
+            elif as_json:
+                _print_json(look_at(target)())
+            else:
+                watch_run(out, look_at(target))
+        except WatchError as error:
+            raise _fail(str(error), 1, as_json) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(0) from None
+
+
+@contextlib.contextmanager
+def _reading_a_run(run_folder: str, as_json: bool, opened: bool = True) -> Generator[Any]:
+    """The run's ledger, or None where it is not `opened`; a run that cannot be read becomes one line."""
+    from pipelines.ledger import Ledger, LedgerError
+
+    try:
+        yield Ledger.open(run_folder) if opened else None
+    except LedgerError as error:
+        raise _fail(str(error), 2, as_json) from None
+    except (OSError, ValueError) as error:
+        raise _fail(f"{run_folder}: {_one_line(error)}", 2, as_json) from None
 
 
 @app.command()

@@ -120,16 +120,7 @@ def rates(judgements: Iterable[Judgement]) -> dict[str, Any]:
     judgements = list(judgements)
     compared = [j for j in judgements if j["status"] == "ok" and len(j["sample_ids"]) == 2]
     where = positions([(j.get("verdict"), j["order"]) for j in compared])
-    by_pair: dict[tuple[str, ...], list[Vote]] = {}
-    for j in compared:
-        ids = tuple(sorted(j["sample_ids"]))
-        swapped = ids != tuple(j["sample_ids"])
-        vote = Vote(j["order"] ^ swapped, "ok", as_listed(j.get("verdict"), swapped))
-        by_pair.setdefault(ids, []).append(vote)
-    twice = [
-        [majority(v.verdict for v in votes if v.order == order) for order in (0, 1)] for votes in by_pair.values()
-    ]
-    both = [two for two in twice if None not in two]
+    both = majorities(compared)
     flips = sum(first != second for first, second in both)
     return {
         **statuses([j["status"] for j in judgements]),
@@ -138,6 +129,23 @@ def rates(judgements: Iterable[Judgement]) -> dict[str, Any]:
         "flips": flips,
         "flipped": flips / len(both) if both else None,
     }
+
+
+def majorities(judgements: Iterable[Judgement]) -> list[tuple[str, str]]:
+    """The majorities of both orders, as listed by id, of every two samples compared readably in both."""
+    by_pair: dict[tuple[str, ...], list[Vote]] = {}
+    for j in judgements:
+        if j["status"] == "ok" and len(j["sample_ids"]) == 2:
+            ids = tuple(sorted(j["sample_ids"]))
+            swapped = ids != tuple(j["sample_ids"])
+            vote = Vote(j["order"] ^ swapped, "ok", as_listed(j.get("verdict"), swapped))
+            by_pair.setdefault(ids, []).append(vote)
+    found = []
+    for votes in by_pair.values():
+        first, second = (majority(v.verdict for v in votes if v.order == order) for order in (0, 1))
+        if first is not None and second is not None:
+            found.append((first, second))
+    return found
 
 
 def statuses(found: Sequence[Status]) -> dict[str, Any]:

@@ -43,11 +43,11 @@ class Session:
             deploy_pool(self.run, model, self.models[model])
         wait_ready(self.run, self.models, waiting)
 
-    def start_judge(self, model: str, folder: str) -> str | None:
-        """Put the judge on HTTP; returns its URL, None where a shared cluster's HTTP address is another one."""
+    def start_judge(self, model: str, folder: str, run_folder: str | None = None) -> str | None:
+        """Put the judge, and a run's page, on HTTP; returns the URL, None where a cluster's HTTP address is another."""
         from serve.app import deploy_judge
 
-        deploy_judge(self.run, model, folder, self.models[model].max_model_len, self.route)
+        deploy_judge(self.run, model, folder, self.models[model].max_model_len, self.route, run_folder)
         wait_ready(self.run, {"http": ModelConfig(start_timeout_s=120)})
         with contextlib.suppress(httpx.HTTPError):
             if self.url and httpx.get(f"{self.url}/healthz", timeout=30, trust_env=False).status_code == 200:

@@ -2,7 +2,7 @@
 
     RUN/config.yaml manifest.json          resolved configuration; versions, seed, hashes
     RUN/driver.json finished.json          who drives the run now; its summary once it is over
-    RUN/events.jsonl                       what happened, in UTC
+    RUN/events.jsonl report.html           what happened, in UTC; the run as one page (reporting/)
     RUN/iterations/0000/{groups,pairs}/part-*.parquet
     RUN/iterations/0000/prompts/part-*.parquet     what the generator was asked and wrote, in the form of groups
     RUN/iterations/0000/{done/STAGE.json,metrics.jsonl,checkpoint/,eval/}
@@ -130,10 +130,26 @@ class Ledger:
         """
         seen: set[str] = set()
         for part in self._parts(iteration, kind):
-            for group in self._read_part(_of(iteration, kind, part), GROUPS).to_pylist():
+            for group in self.read_groups(iteration, part, kind):
                 if group["prompt_id"] not in seen:
                     seen.add(group["prompt_id"])
                     yield group
+
+    def group_parts(self, iteration: int, kind: Kind = "groups") -> dict[str, str]:
+        """The committed parts by name, each with a stamp that changes when the part is replaced."""
+        entries = {entry.base_name: entry for entry in self._folder.entries(_of(iteration, kind))}
+        return {part: f"{entries[part].mtime_ns}-{entries[part].size}" for part in self._parts(iteration, kind)}
+
+    def read_groups(self, iteration: int, part: str, kind: Kind = "groups") -> list[Group]:
+        """The groups of one part, by prompt id; raises LedgerError for a damaged part."""
+        return self._read_part(_of(iteration, kind, _safe(part)), GROUPS).to_pylist()
+
+    def find_group(self, iteration: int, prompt_id: str, kind: Kind = "groups") -> Group | None:
+        """The group of one prompt, None where it is not committed; reads one part whole."""
+        for part in self._parts(iteration, kind):
+            if prompt_id in self._prompt_ids(iteration, kind, part):
+                return next(g for g in self.read_groups(iteration, part, kind) if g["prompt_id"] == prompt_id)
+        return None
 
     def replace_groups(self, iteration: int, groups: Iterable[Group], kind: Kind = "groups") -> None:
         """Put the groups, now with derived fields filled, in the place of the committed ones, part by part.
@@ -223,6 +239,16 @@ class Ledger:
     def events(self) -> list[dict[str, Any]]:
         """Every event in the order they were written, without lines torn by a crash."""
         return self._folder.records("events.jsonl")
+
+    def write_report(self, page: bytes) -> str:
+        """Put the report into the run's folder; returns its path or URI."""
+        self._folder.put("report.html", page)
+        return self._folder.show("report.html")
+
+    def driven(self) -> bool:
+        """Whether a driver holds the run now; one on another host cannot be seen and counts as alive."""
+        holder = self._folder.read_json("driver.json")
+        return bool(holder and _alive(holder))
 
     @contextlib.contextmanager
     def lock(self) -> Generator[None]:

@@ -59,9 +59,9 @@ def _start_models(run: Run, session: Session, version: int) -> None:
     progress.update(len(sources))
     if config.serve.enabled:
         judge = config.roles["judge"]
-        url = session.start_judge(judge, sources[judge][1])
+        url = session.start_judge(judge, sources[judge][1], run.ledger.path)
         where = f"at {url}/v1/judgements" if url else f"below {session.route} at this cluster's HTTP address"
-        progress.say(f"live judge {where}")
+        progress.say(f"live judge {where}" + (f", the run at {url}/run" if url else ""))
     run.ledger.event("models_ready", versions={name: source[0] for name, source in sources.items()}, url=session.url)
 
 

@@ -162,7 +162,7 @@ def join(path: str, name: str) -> str:
     return f"{base.rstrip('/')}/{name}{mark}{options}"
 
 
-def to_json(record: dict[str, Any], indent: int | None = None) -> bytes:
+def to_json(record: Any, indent: int | None = None) -> bytes:
     """Strict JSON: numpy scalars are unwrapped, non-finite numbers become null, other objects their text."""
 
     def plain(value: Any) -> Any:

@@ -9,7 +9,7 @@ from actors.pool import PoolClient
 from actors.registry import application_name
 from actors.speaker import Speaker
 from pipelines.plan import STAGE_CPUS
-from serve import chat, health, judgements
+from serve import chat, health, judgements, watch
 from serve.errors import add_error_handlers
 from serve.live import Live
 
@@ -17,8 +17,8 @@ REQUEST_TIMEOUT_S = 600.0
 UNAVAILABLE_TIMEOUT_S = 60.0
 
 
-def build_api(live: Live, timeout_s: float = REQUEST_TIMEOUT_S) -> FastAPI:
-    """The HTTP application of one live model; a request ends within `timeout_s`."""
+def build_api(live: Live, timeout_s: float = REQUEST_TIMEOUT_S, run_folder: str | None = None) -> FastAPI:
+    """The HTTP application of one live model; a request ends within `timeout_s`. A run's folder is shown at /run."""
     api = FastAPI(
         title="Appellate judge",
         description="Judgements by the model that is being trained, each stamped with the weights that made it.",
@@ -28,6 +28,9 @@ def build_api(live: Live, timeout_s: float = REQUEST_TIMEOUT_S) -> FastAPI:
     add_error_handlers(api)
     for module in (judgements, chat, health):
         api.include_router(module.router)
+    if run_folder:
+        api.state.run = watch.LiveRun(run_folder)
+        api.include_router(watch.router)
     return api
 
 
@@ -36,17 +39,21 @@ def build_api(live: Live, timeout_s: float = REQUEST_TIMEOUT_S) -> FastAPI:
 class JudgeApp:
     """One HTTP replica."""
 
-    def __init__(self, run: str, model: str, folder: str, max_model_len: int):
+    def __init__(self, run: str, model: str, folder: str, max_model_len: int, run_folder: str | None = None):
         client = PoolClient(run, model, REQUEST_TIMEOUT_S, UNAVAILABLE_TIMEOUT_S)
         speaker = Speaker(client, ChatFormat.load(folder), max_model_len)
         self._live = Live(run, client, speaker, Judge(speaker))
+        self._run_folder = run_folder
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return build_api(self._live)
+        return build_api(self._live, run_folder=self._run_folder)
 
 
-def deploy_judge(run: str, model: str, folder: str, max_model_len: int, route: str) -> None:
+def deploy_judge(
+    run: str, model: str, folder: str, max_model_len: int, route: str, run_folder: str | None = None
+) -> None:
     """Start the HTTP application of `run` below the path `route`; returns at once."""
-    application = JudgeApp.options(ray_actor_options={"num_cpus": STAGE_CPUS}).bind(run, model, folder, max_model_len)
+    replica = JudgeApp.options(ray_actor_options={"num_cpus": STAGE_CPUS})
+    application = replica.bind(run, model, folder, max_model_len, run_folder)
     target = serve.RunTarget(application, name=application_name(run, "http"), route_prefix=route)
     serve.run_many([target], wait_for_applications_running=False)

@@ -62,6 +62,15 @@ def held_out(keys: Sequence[Hashable], count: int, seed: int) -> tuple[list[int]
     return rest, [i for i, key in enumerate(keys) if key in chosen]
 
 
+def step_plan(
+    keys: Sequence[Hashable], sizes: Sequence[int], config: TrainingConfig, seed: int
+) -> tuple[list[list[int]], list[int]]:
+    """Indices of each step's pairs, and those held out for validation, of pairs with these keys and sizes in tokens."""
+    training, validation = held_out(keys, config.validation_pairs, seed)
+    steps = optimizer_steps([keys[i] for i in training], [sizes[i] for i in training], config, seed)
+    return [[training[i] for i in step] for step in steps], validation
+
+
 def sequences(pair: Pair) -> list[Prompted]:
     """The sides of a pair: chosen, and rejected where there is one."""
     sides = (pair["chosen_ids"], pair["rejected_ids"])

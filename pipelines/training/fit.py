@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from pipelines.ledger import Ledger
 from pipelines.records import Pair, digest, pairs_table
-from pipelines.training.batching import held_out, optimizer_steps
+from pipelines.training.batching import step_plan
 from pipelines.training.checkpoint import load_model, save_checkpoint
 from pipelines.training.config import TrainingConfig
 from pipelines.training.errors import TrainingError
@@ -66,12 +66,7 @@ def fit(job: Job, device: str, report: Callable[[dict[str, Any]], None]) -> None
 
     pairs = _usable(job, PairSet(ledger.read_pairs(iteration)), note)
     pairs, checked = _referenced(job, learner, pairs, first)
-    keys, sizes = pairs.keys(), pairs.sizes()
-    training, validation = held_out(keys, config.validation_pairs, job.seed)
-    plan = [
-        [training[i] for i in step]
-        for step in optimizer_steps([keys[i] for i in training], [sizes[i] for i in training], config, job.seed)
-    ]
+    plan, validation = step_plan(pairs.keys(), pairs.sizes(), config, job.seed)
     settings = config.model_dump(mode="json", exclude=_OPERATIONAL)
     plan_id = digest(job.version, job.seed, settings, pairs.ids())
     states = StateFolder(f"{ledger.path}/iterations/{iteration:04d}/training_state")
@@ -83,7 +78,7 @@ def fit(job: Job, device: str, report: Callable[[dict[str, Any]], None]) -> None
         learner.bad_steps = progress["bad_steps"]
     _barrier()  # nobody writes a state before everybody has read
     note({"event": "start", "steps": len(plan), "first_step": progress["step"], "reference_check": checked,
-          "pairs": len(training), "validation_pairs": len(validation), "workers": strategy.world})
+          "pairs": len(pairs) - len(validation), "validation_pairs": len(validation), "workers": strategy.world})
     saved = time.monotonic()
     metrics: dict[str, Any] = {}
     for number in range(progress["step"], len(plan)):

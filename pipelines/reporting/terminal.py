@@ -1,5 +1,6 @@
-"""What the terminal shows when a run is over."""
+"""What the terminal shows when a run, a training or an evaluation is over."""
 
+import re
 from typing import Any
 
 from rich.console import Console
@@ -7,7 +8,13 @@ from rich.markup import escape
 from rich.table import Table
 
 FOLDED_WIDTH = 40  # characters of a text in a table before it is folded
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # but tab and newline
 PIPED_WIDTH = 160  # of what is no terminal
+
+
+def plain(text: str) -> str:
+    """Text that a model wrote, as a terminal may show it: control characters, which could steer it, are replaced."""
+    return CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def print_summary(console: Console, summary: dict[str, Any]) -> None:
@@ -54,7 +61,7 @@ def _print_reply(console: Console, title: str, reply: dict[str, Any] | None) -> 
     last_line = (reply["text"].strip().splitlines() or [""])[-1]
     console.print(
         f"{title}: weights {reply['weight_version']}, scores {scores}, "
-        f"{reply['readable']} of {reply['votes']} votes readable, ends “{last_line[-80:]}”",
+        f"{reply['readable']} of {reply['votes']} votes readable, ends “{plain(last_line[-80:])}”",
         highlight=False,
         markup=False,  # a model wrote this
     )

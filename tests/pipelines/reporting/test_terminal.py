@@ -7,7 +7,7 @@ from rich.console import Console
 
 from pipelines.evaluation.base import Estimate, Result
 from pipelines.progress import RunProgress
-from pipelines.report import print_evaluation, print_summary, print_training
+from pipelines.reporting.terminal import print_evaluation, print_summary, print_training
 
 RUN = "/data/runs/with-a-rather-long-folder-name-that-must-not-be-broken-over-two-lines/2026-11-22-a"
 JUDGE = {"weight_version": "v0", "scores": [2.5], "readable": 2, "votes": 3, "text": "Reasons.\nScore: 2.5"}
