@@ -123,7 +123,7 @@ def test_the_terminal_shows_everything_and_no_control_characters(ledger: Ledger)
 def test_steps_are_those_of_the_trainers_plan() -> None:
     """Of pairs some of which are too long, over two epochs, with a validation split."""
     _, pairs = run_recipe("meta_rewarding", [judged_group({f"{i}g": GOOD, f"{i}b": BAD}, f"p{i}") for i in range(9)])
-    table = pairs_table([{**p, "prompt_ids": [i] * (50 if i == 4 else 3)} for i, p in enumerate(pairs)])  # ty: ignore
+    table = pairs_table([{**p, "prompt_ids": [i] * (50 if i == 4 else 3)} for i, p in enumerate(pairs)])
     config = TrainingConfig(epochs=2, batch_pairs=3, max_pair_tokens=20, validation_pairs=2)
     found = steps_of_pairs(table, config, 7)
     usable = PairSet(table).keep([i for i in range(9) if i != 4])

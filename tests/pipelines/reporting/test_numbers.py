@@ -257,5 +257,5 @@ def test_numbers_of_pairs_equal_what_selection_made() -> None:
     actor = [p for p in pairs if p["kind"] == "actor"]
     margins = [(p["chosen_score"] or 0.0) - (p["rejected_score"] or 0.0) for p in actor]
     assert shapes["actor"]["margin_mean"] == pytest.approx(sum(margins) / len(actor))
-    scores = sorted(s["score"] for g in selected for s in g["samples"] if s.get("score") is not None)
+    scores = sorted(score for g in selected for s in g["samples"] if (score := s.get("score")) is not None)
     assert sorted(score for g in selected for score in group_facts(g).scores) == scores
