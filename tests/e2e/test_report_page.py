@@ -1,15 +1,22 @@
 """The report in a real browser: ten thousand groups, search, an opened group; and hostile texts that stay text."""
 
+import contextlib
 import re
+import socket
+import threading
+import time
+from collections.abc import Generator
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+import uvicorn
 
 from pipelines.ledger import Ledger
 from pipelines.reporting.page import report_page
 from pipelines.reporting.view import RunView
+from serve import watch
 from tests.pipelines.planted import judged_group, run_recipe
 from tests.pipelines.reporting.browsers import dom
 from tests.pipelines.reporting.planted_runs import Clock, commit, plant, start_run
@@ -114,3 +121,46 @@ class Elements(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.texts.append(data)
+
+
+def test_the_live_page_shows_a_run_and_what_comes_new(tmp_path: Path, monkeypatch) -> None:
+    ledger = start_run(tmp_path, "meta_rewarding")
+    ledger.commit_groups(0, [plant(n, 0) for n in range(3)])
+    monkeypatch.setattr(watch, "PERIOD_S", 0.0)
+    monkeypatch.setattr(watch, "REST", 0.0)
+    sent, data = [], watch.LiveRun.data
+
+    def then_more(run: watch.LiveRun, name: str) -> tuple[bytes, str]:
+        """Commits two groups when the first list has been sent."""
+        made = data(run, name)
+        sent.append(name)
+        if sent.count("index") == 1 and name == "index":
+            ledger.commit_groups(0, [plant(n, 0) for n in (7, 8)])
+        return made
+
+    monkeypatch.setattr(watch.LiveRun, "data", then_more)
+    with served(ledger.path) as address, ledger.lock():
+        ledger.event("stage_started", iteration=0, stage="groups")
+        page = dom(f"{address}/run#open={quote('0/p0-000002')}", wait_ms=30_000)
+    assert sent[:4] == ["summary", "index", "summary", "index"]
+    assert "5 of 5 prompts" in page
+    assert "running, iteration 0" in page
+    assert "p0-000002" in page[page.index('class="detail"') :]  # what was open stays open
+
+
+@contextlib.contextmanager
+def served(folder: str) -> Generator[str]:
+    """The live page of a folder on a free port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = uvicorn.Server(uvicorn.Config(watch.page_app(folder), host="127.0.0.1", port=port, log_level="warning"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 60
+    while not server.started:
+        assert time.monotonic() < deadline and thread.is_alive(), "the page was not served within 60 s"
+        time.sleep(0.05)
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join(timeout=20)

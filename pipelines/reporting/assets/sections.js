@@ -59,7 +59,7 @@ function learning({ iterations }) {
   const places = iterations.map((n) => [n.iteration, String(n.iteration)]), dots = { dots: true, unit: 'iteration' };
   const scores = by((n) => n.mean_score), sizes = by((n) => n.mean_words);
   const compared = Boolean(joined.dpo_loss);
-  return section('learning', 'Learning', 'By iteration what the policy wrote, before it learned from it; by optimizer step what training did. Dotted lines are where iterations begin.', grid(
+  return section('learning', 'Learning', 'By iteration what the policy wrote, before it learned from it; by optimizer step what training did. Dotted lines are where iterations begin; long curves are shown with their running mean.', grid(
     lineChart('Mean score of samples', 'by iteration', [{ name: 'score', points: scores }], places, dots),
     lineChart('Mean length of samples', 'words, by iteration', [{ name: 'words', points: sizes }], places, dots),
     lineChart('Loss', joined.loss && compared ? 'whole loss and its DPO part' : 'by step', [curve('loss', 'loss'), ...(compared && !same(joined.loss, joined.dpo_loss) ? [curve('dpo_loss', 'DPO')] : []), { name: 'validation', points: validation }], bounds),
