@@ -27,6 +27,7 @@ function header(summary) {
     [count(sum(iterations.map((n) => sum(Object.values(n.pairs))))), 'pairs'], [short(sum(iterations.map((n) => n.tokens))), 'tokens written'],
     [duration(sum(costs.map((c) => c.seconds))), 'in stages'], [run.version, 'weights now'],
   ];
+  const shown = figures.filter(([value]) => value !== '0');
   const lede = run.rule ? run.rule.split('\n\n')[0].replaceAll('\n', ' ') : 'A training on given pairs.';
   const state = el('span', { cls: `state ${run.state}` }, run.state === 'running' && last ? `running, iteration ${last.iteration}` : run.state);
   return [
@@ -34,7 +35,7 @@ function header(summary) {
     el('p', { cls: 'lede' }, lede),
     el('p', {}, state, ' ', el('span', { cls: 'quiet small' }, `${run.model} · ${clock(run.started)} to ${clock(run.last_event)}`)),
     el('div', { cls: 'where' }, run.path),
-    el('div', { cls: 'figures' }, figures.map(([value, name]) => el('div', { cls: 'figure' }, el('b', {}, value), el('span', {}, name)))),
+    el('div', { cls: 'figures' }, shown.map(([value, name]) => el('div', { cls: 'figure' }, el('b', {}, value), el('span', {}, name)))),
   ];
 }
 
