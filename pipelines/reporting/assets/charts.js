@@ -30,6 +30,13 @@ function ticks(low, high, most) {
   return found;
 }
 
+// Means of a curve's past, weighing the last points most, begun anew where an iteration begins.
+function smoothed(points, fresh) {
+  const weight = 2 / (1 + Math.max(6, points.length / 25));
+  let mean = 0;
+  return points.map(([x, y], n) => { mean = fresh(n) ? y : mean + weight * (y - mean); return [x, mean]; });
+}
+
 // series: [{name, points: [[x, y], ...]}]; bounds: [[x, label], ...] where iterations begin; options: low, high, dots, format.
 function lineChart(title, note, series, bounds, options = {}) {
   const lines = series.filter((s) => s.points.length);
@@ -59,8 +66,10 @@ function lineChart(title, note, series, bounds, options = {}) {
     lines.forEach((s, i) => {
       const begins = options.dots ? [] : bounds.map(([at]) => at);
       const fresh = (n) => !n || begins.some((at) => at > s.points[n - 1][0] && at <= s.points[n][0]);
-      const d = s.points.map(([px, py], n) => `${fresh(n) ? 'M' : 'L'}${x(px).toFixed(1)} ${y(py).toFixed(1)}`).join('');
-      node.append(svg('path', { cls: `line s${i}`, d }));
+      const path = (points) => points.map(([px, py], n) => `${fresh(n) ? 'M' : 'L'}${x(px).toFixed(1)} ${y(py).toFixed(1)}`).join('');
+      const noisy = !options.dots && s.points.length > 60;
+      if (noisy) node.append(svg('path', { cls: `line raw s${i}`, d: path(s.points) }));
+      node.append(svg('path', { cls: `line s${i}`, d: path(noisy ? smoothed(s.points, fresh) : s.points) }));
       if (options.dots || s.points.length === 1) for (const [px, py] of s.points) node.append(svg('circle', { cls: `f${i}`, cx: x(px), cy: y(py), r: 3.4 }));
     });
     const cursor = svg('line', { cls: 'cursor', y1: top, y2: height - bottom, visibility: 'hidden' });

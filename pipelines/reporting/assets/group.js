@@ -12,7 +12,7 @@ function groupView(g) {
   return [
     el('div', { cls: 'quiet small' }, `Iteration ${g.iteration} · prompt `, code(g.prompt_id), g.dropped ? el('span', {}, ' · no pair: ', el('b', {}, words(g.dropped))) : null),
     ...g.messages.flatMap((m) => [g.messages.length > 1 ? el('div', { cls: 'turn' }, m.role) : null, texts(m.content, 'prompt')]).filter(Boolean),
-    g.gold ? el('p', { cls: 'small' }, el('span', { cls: 'quiet' }, 'gold '), texts(g.gold, 'text')) : null,
+    g.gold ? el('p', { cls: 'small' }, el('span', { cls: 'quiet' }, 'gold '), marked(el('span', { cls: 'text' }), g.gold, state.query)) : null,
     ...g.pairs.map((p) => pairView(p, g, by)),
     g.samples.length ? el('h3', {}, `${g.samples.length} samples`) : null,
     el('div', { cls: 'samples' }, ranked.map((s) => sampleView(s, g, sides[s.sample_id]))),

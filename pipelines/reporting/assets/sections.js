@@ -27,6 +27,7 @@ function header(summary) {
     [count(sum(iterations.map((n) => sum(Object.values(n.pairs))))), 'pairs'], [short(sum(iterations.map((n) => n.tokens))), 'tokens written'],
     [duration(sum(costs.map((c) => c.seconds))), 'in stages'], [run.version, 'weights now'],
   ];
+  const shown = figures.filter(([value]) => value !== '0');
   const lede = run.rule ? run.rule.split('\n\n')[0].replaceAll('\n', ' ') : 'A training on given pairs.';
   const state = el('span', { cls: `state ${run.state}` }, run.state === 'running' && last ? `running, iteration ${last.iteration}` : run.state);
   return [
@@ -34,7 +35,7 @@ function header(summary) {
     el('p', { cls: 'lede' }, lede),
     el('p', {}, state, ' ', el('span', { cls: 'quiet small' }, `${run.model} · ${clock(run.started)} to ${clock(run.last_event)}`)),
     el('div', { cls: 'where' }, run.path),
-    el('div', { cls: 'figures' }, figures.map(([value, name]) => el('div', { cls: 'figure' }, el('b', {}, value), el('span', {}, name)))),
+    el('div', { cls: 'figures' }, shown.map(([value, name]) => el('div', { cls: 'figure' }, el('b', {}, value), el('span', {}, name)))),
   ];
 }
 
@@ -59,7 +60,7 @@ function learning({ iterations }) {
   const places = iterations.map((n) => [n.iteration, String(n.iteration)]), dots = { dots: true, unit: 'iteration' };
   const scores = by((n) => n.mean_score), sizes = by((n) => n.mean_words);
   const compared = Boolean(joined.dpo_loss);
-  return section('learning', 'Learning', 'By iteration what the policy wrote, before it learned from it; by optimizer step what training did. Dotted lines are where iterations begin.', grid(
+  return section('learning', 'Learning', 'By iteration what the policy wrote, before it learned from it; by optimizer step what training did. Dotted lines are where iterations begin; long curves are shown with their running mean.', grid(
     lineChart('Mean score of samples', 'by iteration', [{ name: 'score', points: scores }], places, dots),
     lineChart('Mean length of samples', 'words, by iteration', [{ name: 'words', points: sizes }], places, dots),
     lineChart('Loss', joined.loss && compared ? 'whole loss and its DPO part' : 'by step', [curve('loss', 'loss'), ...(compared && !same(joined.loss, joined.dpo_loss) ? [curve('dpo_loss', 'DPO')] : []), { name: 'validation', points: validation }], bounds),
