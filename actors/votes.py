@@ -7,14 +7,15 @@ each order counts once, whatever the other order said; how orders that disagree 
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from statistics import fmean
 from typing import Any, Literal, NamedTuple, get_args
 
 from actors.protocols import PROTOCOLS
 from actors.verdicts import as_listed
 from actors.weighed_verdicts import EVEN, preference
 from pipelines.records import Judgement, Status
+from pipelines.steps.aggregate import mean, variance
 
+Measure = Literal["confidence", "score"]  # what a gate reads of votes
 Disagreement = Literal["tie", "abstain", "first"]  # what two orders that disagree are: a tie, nothing, the first's word
 
 
@@ -72,11 +73,10 @@ def decide(votes: Sequence[Vote], both_orders: bool, disagreement: Disagreement 
     for order in orders:
         if not any(v.order == order and v.verdict is not None for v in votes):
             return Decision(None, None, f"no readable vote in order {order}")
-    readable = [v for v in votes if v.verdict is not None]
+    readable = [v for v in votes if v.verdict is not None and v.order in orders]
     by_order = [[v for v in readable if v.order == order] for order in orders]
-    weighed = [[v.probability for v in some if v.probability is not None] for some in by_order]
-    if all(weighed):
-        p = fmean(fmean(some) for some in weighed)
+    if all(v.probability is not None for v in readable):
+        p = _support(readable, "A")
         return Decision("tie" if abs(p - 0.5) <= EVEN else "A" if p > 0.5 else "B", max(p, 1 - p))
     majorities = [majority(v.verdict for v in some) for some in by_order]
     verdict = majorities[0]
@@ -84,16 +84,81 @@ def decide(votes: Sequence[Vote], both_orders: bool, disagreement: Disagreement 
         if disagreement == "abstain":
             return Decision(None, None, "the orders disagree")
         verdict = "tie" if disagreement == "tie" else verdict
-    return Decision(verdict, [v.verdict for v in readable].count(verdict) / len(readable))
+    return Decision(verdict, _support(readable, verdict))
+
+
+def decide_scores(votes: Sequence[Vote], count: int = 2) -> Decision:
+    """The verdict that scores of two responses, or of `count`, amount to, with the confidence of `strength`.
+
+    The winner of two is "A", "B" or "tie", of more its place as text.
+    """
+    winner = best(mean_scores(votes, count))
+    if winner is None:
+        return Decision(None, None, "no readable score of some response")
+    name = "AB"[winner] if isinstance(winner, int) and count == 2 else str(winner)
+    return Decision(name, strength(votes, winner, "confidence", count)[0])
+
+
+def strength(
+    votes: Sequence[Vote], winner: int | Literal["tie"], measure: Measure, count: int = 2
+) -> tuple[float | None, float | None]:
+    """How strongly votes speak for the response at place `winner` of `count`, and their spread (standard deviation).
+
+    `score`: its mean score. `confidence`: of comparisons the share of readable votes that say so, or their mean
+    probability where they are weighed; of scores the chance that one of its scores is above one of the closest other
+    response, equal ones counted half. (None, None) where the votes do not say, or an order that was asked is unread.
+    """
+    scores = _by_place(votes, count)
+    if any(scores):
+        if winner == "tie" or not scores[winner]:
+            return None, None
+        own, others = scores[winner], [some for place, some in enumerate(scores) if place != winner]
+        if measure == "score":
+            return mean(own), math.sqrt(variance(own))
+        if not others or not all(others):
+            return None, None
+        rival = min(others, key=lambda some: (_above(own, some), -variance(some)))
+        return _above(own, rival), math.sqrt(variance(own) + variance(rival))
+    readable = [v for v in votes if v.verdict is not None]
+    if measure == "score" or {v.order for v in readable} != {v.order for v in votes} or not readable:
+        return None, None
+    verdict = winner if winner == "tie" else "AB"[winner]
+    return _support(readable, verdict), math.sqrt(variance([_said(v, verdict) for v in readable]))
+
+
+def _said(vote: Vote, verdict: str) -> float:
+    """How much a readable comparison speaks for a verdict: 1 or 0, or its probability where it is weighed."""
+    if vote.probability is None or verdict == "tie":
+        return float(vote.verdict == verdict)
+    return vote.probability if verdict == "A" else 1 - vote.probability
+
+
+def _support(readable: Sequence[Vote], verdict: str | None) -> float:
+    """The share of readable comparisons for a verdict; of weighed ones each order counts the same."""
+    said = [[_said(v, verdict or "tie") for v in readable if v.order == order] for order in (0, 1)]
+    if all(v.probability is not None for v in readable):
+        said = [[math.fsum(some) / len(some)] for some in said if some]
+    every = [value for some in said for value in some]
+    return math.fsum(every) / len(every)
+
+
+def _above(own: Sequence[float], other: Sequence[float]) -> float:
+    """P(a score of `own` is above one of `other`), equal ones counted half."""
+    return sum((a > b) + (a == b) / 2 for a in own for b in other) / (len(own) * len(other))
 
 
 def mean_scores(votes: Iterable[Vote], count: int) -> list[float | None]:
     """The mean readable score of each of `count` responses, as listed; None where there is none."""
+    return [mean(some) for some in _by_place(votes, count)]
+
+
+def _by_place(votes: Iterable[Vote], count: int) -> list[list[float]]:
+    """The readable scores of each of `count` responses."""
     scores: list[list[float]] = [[] for _ in range(count)]
     for vote in votes:
         if vote.score is not None:
             scores[vote.place].append(vote.score)
-    return [fmean(some) if some else None for some in scores]
+    return scores
 
 
 def best(scores: Sequence[float | None]) -> int | Literal["tie"] | None:

@@ -12,6 +12,7 @@ EVALUATIONS: dict[str, str] = {
     "arena": "annotations.arena",
     "autocalibrate": "services.autocalibrate",
     "calibration": "estimates.calibration",
+    "gate": "estimates.gate",
     "ifeval-length": "abilities.ifeval_length",
     "judge-accuracy": "judges.judge_accuracy",
     "judge-bias": "judges.judge_bias",
@@ -25,6 +26,7 @@ EVALUATIONS: dict[str, str] = {
     "qualeval": "services.qualeval",
     "reasoning": "abilities.reasoning",
     "selective-generation": "estimates.selective_generation",
+    "self-j": "estimates.self_j",
     "uncertainty-boundary": "estimates.uncertainty_boundary",
     "win-rate": "annotations.win_rate",
 }

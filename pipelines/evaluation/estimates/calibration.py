@@ -1,15 +1,14 @@
 """Whether a score means what it says: reliability, ranking, and what a gate at a required precision lets through."""
 
-import math
 from typing import Any
 
 import numpy as np
 from pydantic import Field, PositiveInt, model_validator
 
+from actors.gates import FATES, Gate, save_gate
 from pipelines.evaluation.base import Estimate, Evaluation, Result
-from pipelines.evaluation.data import about, read_columns
+from pipelines.evaluation.data import about
 from pipelines.evaluation.estimates.gates import (
-    Gate,
     auc_interval,
     brier,
     calibration_auc,
@@ -21,6 +20,7 @@ from pipelines.evaluation.estimates.gates import (
     reliability,
     selective_auc,
 )
+from pipelines.evaluation.estimates.scored import calibrated, read_scored
 from pipelines.evaluation.intervals import bootstrap_interval, mean_interval, proportion_interval
 from pipelines.steps.rows import InputError
 from pipelines.strict import Strict
@@ -31,12 +31,15 @@ COVERAGES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 class Settings(Strict):
     """Settings of `calibration`."""
 
+    score: str = Field("score", description="column of the score")
     low: float = Field(0.0, description="score that means surely wrong: 0 for a probability or a digit, 1 for 1-10")
     high: float = Field(1.0, description="score that means surely right: 1 for a probability, 9 for a digit")
     bins: PositiveInt = Field(10, description="bins of the reliability table, of equal width")
     precision: float = Field(0.9, gt=0, lt=1, description="share of right items among the accepted, as promised")
-    gold_share: float = Field(0.0, ge=0, le=1, description="share of all items that may go to gold labelling")
+    coverage: float | None = Field(None, gt=0, le=1, description="keep this share of the items, whatever is right")
+    label_share: float = Field(0.0, ge=0, le=1, description="share of all items that may go to people to be labelled")
     level: float = Field(0.95, gt=0, lt=1, description="coverage of intervals, confidence of the gate")
+    gate: str | None = Field(None, description="JSON file to write the gate to")
 
     @model_validator(mode="after")
     def _scale(self) -> "Settings":
@@ -53,28 +56,31 @@ class Calibration(Evaluation):
     judge = "none"
 
     async def run(self, data: str, judge: Any, settings: Settings) -> Result:
-        """Rows have `correct` and `score`; one without a score is an abstention."""
-        rows = read_columns(data, {"correct": "flag"}, {"score": "number"})
-        known = [row for row in rows if "score" in row]
-        if not known:
-            raise InputError(f"{data}: no row has a score")
-        scores = np.array([row["score"] for row in known], dtype=np.float64)
+        """Rows have the score, and `correct` or `verdict` and `label`; one without a score is an abstention."""
+        items = read_scored(data, settings.score)
+        scores, correct = items.scores[items.known], items.correct[items.known]
         outside = ~((settings.low <= scores) & (scores <= settings.high))
         if outside.any():
             raise InputError(
                 f"{data}: {int(outside.sum())} scores are outside {settings.low:g}..{settings.high:g}, as "
                 f"{scores[outside][0]:g}; set low and high to the ends of their scale"
             )
-        correct = np.array([row["correct"] for row in known], dtype=np.float64)
         confidences = (scores - settings.low) / (settings.high - settings.low)
-        gate = choose_gate(scores, correct, settings.precision, settings.level, settings.gold_share)
-        decisions = [gate.decide(float(score)) for score in scores] + [gate.decide(None)] * (len(rows) - len(known))
-        labels = np.array([*correct, *(row["correct"] for row in rows if "score" not in row)], dtype=np.float64)
+        gate = choose_gate(
+            scores, correct, settings.precision, settings.level, settings.label_share, settings.coverage,
+            settings.score, (settings.low, settings.high),
+        )
+        decisions = np.array([
+            gate.decide(float(score) if known else None).fate
+            for score, known in zip(items.scores, items.known, strict=True)
+        ])
+        if settings.gate is not None:
+            save_gate(calibrated(gate, data, decisions == "keep", items.correct, held_out=False), settings.gate)
         curve = coverage_curve(scores, correct)
         places = [max(1, round(share * len(curve))) for share in COVERAGES]
-        missing = len(rows) - len(known)
+        missing = int((~items.known).sum())
         return Result(
-            **about("calibration", data, None, settings), rows=len(rows),
+            **about("calibration", data, None, settings), rows=len(items.rows),
             estimates=measured(scores, confidences, correct, settings),
             abstentions={"missing": missing} if missing else {},
             tables={
@@ -83,7 +89,7 @@ class Calibration(Evaluation):
                     {"coverage": share, "items": place, "accuracy": float(curve[place - 1])}
                     for share, place in zip(COVERAGES, places, strict=True)
                 ],
-                "gate": [_fate(what, np.array(decisions) == what, labels) for what in ("accept", "gold", "abstain")],
+                "gate": [fate_row(what, decisions == what, items.correct) for what in FATES],
             },
             notes=_notes(gate, settings),
         )
@@ -125,31 +131,33 @@ def measured(
     }
 
 
-def _fate(what: str, chosen: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    n = int(chosen.sum())
-    return {
-        "decision": what, "items": n, "share": n / len(labels), "right": float(labels[chosen].mean()) if n else None
-    }
+def fate_row(fate: str, chosen: np.ndarray, correct: np.ndarray) -> dict[str, Any]:
+    """How many items [n] are `chosen` for a fate, and how many of those with a label (not NaN) are right."""
+    n, labels = int(chosen.sum()), correct[chosen & ~np.isnan(correct)]
+    right = float(labels.mean()) if len(labels) else None
+    return {"fate": fate, "items": n, "share": n / len(correct), "right": right}
 
 
 def _notes(gate: Gate, settings: Settings) -> list[str]:
-    threshold = gate.boundary.thresholds[0]
+    threshold = gate.thresholds[0]
     said = [
         "ece is above 0 for few items even where scores are calibrated: compare it with ece_if_calibrated",
         "scores are not probabilities by being put on 0..1: ece, brier and reliability are of that reading, the areas "
         "and the gate of the order alone",
     ]
-    if math.isinf(threshold):
+    if threshold is None:
         least = items_needed(settings.precision, settings.level)
         said.append(
             f"no threshold can promise {settings.precision:.0%} with confidence {settings.level:.0%} here: nothing is "
-            f"accepted (even if all are right it takes {least} items or more)"
+            f"kept (even if all are right it takes {least} items or more)"
         )
-    else:
+    elif gate.promised:
         said.append(
-            f"accept scores from {threshold:g}: at least {settings.precision:.0%} of such items are right, with "
+            f"keep scores from {threshold:g}: at least {settings.precision:.0%} of such items are right, with "
             f"confidence {settings.level:.0%}, while judge and judged stay the same"
         )
-    if gate.gold_from is not None:
-        said.append(f"scores from {gate.gold_from:g} up to there, and abstentions, go to gold labelling (see ppi)")
+    else:
+        said.append(f"keep scores from {threshold:g}: that share of the items, with no promise of how many are right")
+    if gate.label_from is not None:
+        said.append(f"scores from {gate.label_from:g} up to there, and abstentions, go to be labelled (see ppi)")
     return said

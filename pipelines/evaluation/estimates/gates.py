@@ -1,22 +1,21 @@
-"""When a judge's verdict is taken: gates, their thresholds, and how well scores rank and are calibrated. Pure.
+"""How the thresholds of a gate (actors/gates.py) are chosen, and how well scores rank and are calibrated. Pure.
 
 Scores rise with the chance of being right. `correct` is 1 where the item is right and 0 where it is not. An abstention
 has no score: it is no item of a curve, and a gate does not accept it.
 """
 
 import math
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import betaincinv, ndtri
 
+from actors.gates import Gate
 from pipelines.evaluation.intervals import Interval
 
 Values = Sequence[float] | np.ndarray
-Decision = Literal["accept", "gold", "abstain"]
 
 
 @dataclass(frozen=True)
@@ -41,28 +40,9 @@ class Boundary:
         levels = last if uncertainties is None else np.searchsorted(self.edges, uncertainties, side="left")
         return scores >= np.asarray(self.thresholds)[levels]
 
-
-@dataclass(frozen=True)
-class Gate:
-    """What happens to a verdict: accepted, sent to gold labelling, or left out.
-
-    Below the boundary, scores from `gold_from` on go to gold labelling, and so do abstentions; where `gold_from` is
-    None nobody labels and both are left out. Self-J's gate (2409.00935) is one threshold on the expected digit.
-    """
-
-    boundary: Boundary
-    gold_from: float | None = None
-
-    def decide(self, score: float | None, uncertainty: float | None = None) -> Decision:
-        """The fate of one item; `score` None is an abstention, `uncertainty` None counts as the most uncertain."""
-        unsure: Decision = "abstain" if self.gold_from is None else "gold"
-        if score is None:
-            return unsure
-        edges = self.boundary.edges
-        level = len(edges) if uncertainty is None else bisect_left(edges, uncertainty)
-        if score >= self.boundary.thresholds[level]:
-            return "accept"
-        return unsure if self.gold_from is not None and score >= self.gold_from else "abstain"
+    def floors(self) -> tuple[float | None, ...]:
+        """The thresholds as a gate has them: None where nothing is accepted."""
+        return tuple(None if math.isinf(threshold) else threshold for threshold in self.thresholds)
 
 
 def precision_bound(right: int, n: int, level: float = 0.95) -> float:
@@ -94,16 +74,38 @@ def choose_threshold(scores: Values, correct: Values, precision: float, level: f
 
 
 def choose_gate(
-    scores: Values, correct: Values, precision: float, level: float = 0.95, gold_share: float = 0.0
+    scores: Values, correct: Values, precision: float, level: float = 0.95, label_share: float = 0.0,
+    coverage: float | None = None, score: str = "score", scale: tuple[float, float] | None = None,
 ) -> Gate:
-    """The gate at the threshold of `choose_threshold`; of all items, the best `gold_share` below it go to labelling."""
+    """The gate at the threshold of `choose_threshold`; of all items, the best `label_share` below it go to labelling.
+
+    With a `coverage` the best of that share of the items are kept, more where scores are equal, whatever is right.
+    """
     scores, correct = _columns(scores, correct)
-    chosen = choose_threshold(scores, correct, precision, level)
-    threshold = math.inf if chosen is None else chosen
-    below = np.sort(scores[scores < threshold])[::-1]
-    routed = min(len(below), math.floor(gold_share * len(scores)))
-    gold_from = None if gold_share == 0 else float(below[routed - 1]) if routed else threshold
-    return Gate(Boundary((threshold,)), gold_from)
+    if coverage is None:
+        chosen = choose_threshold(scores, correct, precision, level)
+    else:
+        chosen = float(np.sort(scores)[::-1][max(1, math.ceil(coverage * len(scores))) - 1])
+    kept = Boundary((math.inf if chosen is None else chosen,)).accepts(scores)
+    return Gate(
+        method="threshold" if coverage is None else "coverage", score=score, scale=scale, thresholds=(chosen,),
+        label_from=label_floor(scores, kept, label_share),
+        required_precision=precision if coverage is None else None, required_coverage=coverage, level=level,
+        promised=coverage is None and chosen is not None,
+    )
+
+
+def label_floor(scores: Values, kept: np.ndarray, share: float) -> float | None:
+    """The score from which on items that are not `kept` go to labelling: the best, `share` of all; None for none.
+
+    A share too small for one item still sends abstentions there, which have no score.
+    """
+    if not share:
+        return None
+    scores = np.asarray(scores, dtype=np.float64)
+    left = np.sort(scores[~kept])[::-1]
+    routed = min(len(left), math.floor(share * len(scores)))
+    return float(left[routed - 1]) if routed else float(scores.max())
 
 
 def items_needed(precision: float, level: float = 0.95) -> int:

@@ -4,27 +4,29 @@ import asyncio
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import Field, NonNegativeInt, PositiveInt
 
+from actors.gates import Gate, save_gate
 from actors.weighed_verdicts import names_letter, parse_top_logps, parse_weights
 from pipelines.config import Sampling
 from pipelines.evaluation.base import Estimate, Evaluation, Result
-from pipelines.evaluation.data import about
+from pipelines.evaluation.data import about, write_rows
 from pipelines.evaluation.estimates.gates import (
     Boundary,
     auc_interval,
     calibration_auc,
     choose_threshold,
     items_needed,
+    label_floor,
     selective_auc,
 )
+from pipelines.evaluation.estimates.scored import calibrated
+from pipelines.evaluation.estimates.selective_questions import Question, Settings, read_questions
 from pipelines.evaluation.estimates.selective_scores import (
     LETTERS,
-    Selected,
+    NOTHING,
     Shown,
     by_likelihood,
     debiased,
@@ -36,9 +38,7 @@ from pipelines.evaluation.estimates.selective_scores import (
 from pipelines.evaluation.intervals import bootstrap_interval, mean_interval, proportion_interval
 from pipelines.prompts import load
 from pipelines.records import Message, digest, record_id, record_seed
-from pipelines.steps.answers import clean, extract_answer, same_answer
-from pipelines.steps.rows import InputError, Problem, check_text, kind, read_rows
-from pipelines.strict import Strict
+from pipelines.steps.rows import InputError
 
 if TYPE_CHECKING:
     from pipelines.evaluation.sources import Judging
@@ -46,45 +46,6 @@ if TYPE_CHECKING:
 NOTA = "None of the answers above is right."
 YES_NO = ("Yes", "No")
 METHODS = ("likelihood", "likelihood_per_token", "sample_and_select", "sample_and_eval", "hybrid")
-
-
-class Settings(Strict):
-    """Settings of `selective-generation`."""
-
-    samples: PositiveInt = Field(4, le=25, description="candidates sampled for a row that has none")
-    temperature: float = Field(1.0, ge=0, description="of the sampled candidates")
-    max_tokens: PositiveInt = Field(128, description="longest sampled candidate, tokens")
-    none_of_the_above: bool = Field(True, description="offer it as an option and count its probability against a score")
-    orders: Literal["one", "latin", "all"] = Field(
-        "latin", description="orders of options: as given, each once in each place, or all permutations of up to four"
-    )
-    show_others: bool = Field(False, description="show the other candidates where one is checked")
-    precision: float = Field(0.8, gt=0, lt=1, description="accuracy of given answers that the threshold must promise")
-    threshold: float | None = Field(None, description="score below which to abstain; chosen for `precision` when empty")
-    level: float = Field(0.95, gt=0, lt=1, description="coverage of intervals, confidence of the threshold")
-    limit: PositiveInt | None = Field(None, description="rows used; all when empty")
-    seed: NonNegativeInt = 0
-
-
-@dataclass
-class Question:
-    """One row, and what was found of it. Recorded probabilities make asking unnecessary."""
-
-    prompt: str
-    candidates: list[str]
-    correct: list[bool] | None
-    gold: str | None
-    letters: list[dict[str, float]] = field(default_factory=list)  # recorded: top tokens, options in the order given
-    verdicts: list[dict[str, float]] = field(default_factory=list)  # recorded: top tokens of Yes or No, by candidate
-    selected: dict[str, Selected] = field(default_factory=dict)
-    failed: str | None = None
-
-    def right(self, index: int) -> bool:
-        """Whether candidate `index` is right: as the row says, or, where sampled, as it gives the gold answer."""
-        if self.correct is not None:
-            return self.correct[index]
-        text = self.candidates[index]
-        return same_answer(extract_answer(text) or clean(text), self.gold or "")
 
 
 class SelectiveGeneration(Evaluation):
@@ -106,6 +67,10 @@ class SelectiveGeneration(Evaluation):
         else:
             await asyncio.gather(*(_ask(judge, number, q, settings) for number, q in enumerate(questions)))
         estimates, table = summary(questions, settings)
+        if settings.gate is not None:
+            save_gate(chosen_gate(questions, data, judge, settings), settings.gate)
+        if settings.answers is not None:
+            write_rows(settings.answers, answers(questions, settings.method))
         abstained = Counter(
             f"{method} missing" for q in questions if q.failed is None
             for method in q.selected if q.selected[method].index is None
@@ -118,40 +83,6 @@ class SelectiveGeneration(Evaluation):
 
 
 EVALUATION = SelectiveGeneration
-
-
-def read_questions(data: str, settings: Settings, asked: bool) -> list[Question]:
-    """The rows; raises InputError for one that cannot be scored, as it is or by asking."""
-
-    def convert(row: dict[str, Any], where: str) -> Question:
-        candidates = list(dict.fromkeys(_texts(row, "candidates")))
-        if len(candidates) < len(_texts(row, "candidates")) and ("correct" in row or not asked):
-            raise Problem("candidates", "has one text twice; keep it once, and the flags and numbers that belong to it")
-        correct = row.get("correct")
-        if correct is not None and not (isinstance(correct, list) and all(flag in (0, 1) for flag in correct)):
-            raise Problem("correct", f"is {kind(correct)}; use a list of true or false")
-        if correct is not None and len(correct) != len(candidates):
-            raise Problem("correct", f"has {len(correct)} flags for {len(candidates)} candidates")
-        if not correct and not isinstance(row.get("gold"), str):
-            raise Problem("gold", "is missing; give the right answer, or `candidates` with `correct`")
-        if correct is None and candidates:
-            correct = [text.strip() == row["gold"].strip() for text in candidates]
-            if not any(correct):
-                raise Problem("gold", "is none of the candidates; flag those that are right in `correct`")
-        if len(candidates) > len(LETTERS) - 1:
-            raise Problem("candidates", f"has {len(candidates)}; {len(LETTERS) - 1} have letters")
-        question = Question(
-            check_text(row.get("prompt"), "prompt"), candidates, [bool(flag) for flag in correct] if correct else None,
-            row.get("gold"), _tops(row, "letter_logprobs"), _tops(row, "verdict_logprobs"),
-        )
-        if not asked and not (candidates and question.letters and len(question.verdicts) == len(candidates)):
-            raise Problem(
-                "letter_logprobs",
-                "is needed with verdict_logprobs, one for each of `candidates`, where nobody is asked; or give --judge",
-            )
-        return question
-
-    return read_rows(data, convert, settings.limit)[0]
 
 
 def summary(
@@ -203,11 +134,50 @@ def _measured(method: str, scores: np.ndarray, right: np.ndarray, level: float) 
     }
 
 
+def answers(questions: Sequence[Question], method: str) -> list[dict[str, Any]]:
+    """The answer that `method` gives to each row: prompt, response, score, correct; null where it abstained."""
+    found = []
+    for question in questions:
+        index, score = question.selected.get(method, NOTHING)
+        response = None if index is None else question.candidates[index]
+        found.append({"prompt": question.prompt, "response": response, "score": score,
+                      "correct": index is not None and question.right(index)})
+    return found
+
+
+def chosen_gate(
+    questions: Sequence[Question], data: str, judge: "Judging | None", settings: Settings
+) -> Gate:
+    """The gate of the method named in the settings, with what it does on these rows."""
+    rows = answers(questions, settings.method)
+    known = [row for row in rows if row["score"] is not None]
+    if not known:
+        raise InputError(f"{data}: {settings.method} answered no row, so there is no threshold to choose")
+    scores = np.array([row["score"] for row in known], dtype=np.float64)
+    threshold = threshold_of(scores, np.array([row["correct"] for row in known]), settings)
+    boundary = Boundary((math.inf if threshold is None else threshold,))
+    gate = Gate(
+        method=settings.method, score="score", thresholds=boundary.floors(), level=settings.level,
+        label_from=label_floor(scores, boundary.accepts(scores), settings.label_share),
+        required_precision=settings.precision if settings.threshold is None else None,
+        promised=settings.threshold is None and threshold is not None,
+    )
+    kept = np.array([gate.decide(row["score"]).fate == "keep" for row in rows])
+    correct = np.array([row["correct"] for row in rows], dtype=np.float64)
+    who = (None, None) if judge is None else (judge.name, judge.weight_version)
+    return calibrated(gate, data, kept, correct, False, *who)
+
+
+def threshold_of(scores: np.ndarray, right: np.ndarray, settings: Settings) -> float | None:
+    """That of the settings, or the lowest that promises `precision`; None for none."""
+    if settings.threshold is not None:
+        return settings.threshold
+    return choose_threshold(scores, right, settings.precision, settings.level)
+
+
 def _gate(method: str, scores: np.ndarray, right: np.ndarray, settings: Settings) -> dict[str, Any]:
     """What is answered at the threshold: that of the settings, or one that promises `precision`."""
-    threshold = settings.threshold
-    if threshold is None:
-        threshold = choose_threshold(scores, right, settings.precision, settings.level)
+    threshold = threshold_of(scores, right, settings)
     given = Boundary((math.inf if threshold is None else threshold,)).accepts(scores)
     return {
         "method": method, "threshold": threshold, "answered": int(given.sum()),
@@ -298,19 +268,3 @@ def _check_messages(question: Question, index: int, settings: Settings) -> list[
         prompt=question.prompt, response=question.candidates[index], others=others
     )
     return [Message(role="user", content=text)]
-
-
-def _texts(row: dict[str, Any], name: str) -> list[str]:
-    found = row.get(name, [])
-    if not isinstance(found, list):
-        raise Problem(name, f"is {kind(found)}; use a list of texts")
-    return [check_text(text, f"{name}[{index}]") for index, text in enumerate(found)]
-
-
-def _tops(row: dict[str, Any], name: str) -> list[dict[str, float]]:
-    """Recorded top tokens: an object of token and log-probability, or a list of them."""
-    found = row.get(name, [])
-    found = [found] if isinstance(found, dict) else found
-    if not isinstance(found, list) or not all(isinstance(top, dict) for top in found):
-        raise Problem(name, f"is {kind(found)}; use an object of tokens and log-probabilities, or a list of them")
-    return found

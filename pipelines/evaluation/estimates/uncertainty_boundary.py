@@ -1,15 +1,16 @@
 """Whether a boundary in score and uncertainty accepts more right items than one threshold does, on held-out items."""
 
-import math
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveInt
 
+from actors.gates import Gate, save_gate
 from pipelines.evaluation.base import Estimate, Evaluation, Result
-from pipelines.evaluation.data import about, read_columns
+from pipelines.evaluation.data import about
 from pipelines.evaluation.estimates.boundary import SLACK, fit_cuts, fit_isotonic, fit_single
-from pipelines.evaluation.estimates.gates import Boundary
+from pipelines.evaluation.estimates.gates import Boundary, label_floor
+from pipelines.evaluation.estimates.scored import calibrated, read_scored
 from pipelines.evaluation.intervals import Interval, bootstrap_interval, proportion_interval
 from pipelines.steps.rows import InputError
 from pipelines.strict import Strict
@@ -20,11 +21,16 @@ RULES = ("single", "cuts", "isotonic")
 class Settings(Strict):
     """Settings of `uncertainty-boundary`."""
 
+    score: str = Field("score", description="column of the score")
+    uncertainty: str = Field("uncertainty", description="column of the uncertainty")
     precision: float = Field(0.9, gt=0, lt=1, description="share of right items among the accepted that is required")
     levels: PositiveInt = Field(5, description="levels of uncertainty, of about equal size; equal edges merge")
     bins: PositiveInt = Field(10, description="score bins in each level, of about equal size")
     level: float = Field(0.95, gt=0, lt=1, description="coverage of the intervals")
     seed: NonNegativeInt = Field(0, description="draws the half that the rules are fitted on")
+    gate: str | None = Field(None, description="JSON file to write the gate of `rule` to")
+    rule: Literal["single", "cuts", "isotonic"] = Field("cuts", description="which of the three the gate is")
+    label_share: float = Field(0.0, ge=0, le=1, description="share of all items that may go to people to be labelled")
 
 
 class UncertaintyBoundary(Evaluation):
@@ -35,15 +41,12 @@ class UncertaintyBoundary(Evaluation):
     judge = "none"
 
     async def run(self, data: str, judge: Any, settings: Settings) -> Result:
-        """Rows have `score`, `uncertainty` and `correct`; one without score or uncertainty is an abstention."""
-        kinds = {"score": "number", "uncertainty": "number"}
-        rows = read_columns(data, {"correct": "flag"}, kinds)
-        known = [row for row in rows if kinds.keys() <= row.keys()]
-        items = np.array([(row["score"], row["uncertainty"], row["correct"]) for row in known], dtype=np.float64)
+        """Rows have score, uncertainty, and `correct` or `verdict` and `label`; without both it is an abstention."""
+        found = read_scored(data, settings.score, settings.uncertainty)
+        known = found.known & ~np.isnan(found.uncertainties)
+        items = np.stack([found.scores, found.uncertainties, found.correct], axis=1)[known]
         if len(items) < 4:
             raise InputError(f"{data}: {len(items)} rows have score and uncertainty; two halves need more")
-        if not np.isfinite(items).all():
-            raise InputError(f"{data}: a score or an uncertainty is not finite; leave it out where it is not known")
         order = np.random.default_rng(settings.seed).permutation(len(items))
         fit, held = items[order[: len(items) // 2]], items[order[len(items) // 2 :]]
         if not held[:, 2].any() or not fit[:, 2].any():
@@ -54,9 +57,11 @@ class UncertaintyBoundary(Evaluation):
             estimates |= measured(name, rule, held, settings.level)
         gains = {name: gain(rules[name], held, settings.level) for name in RULES[1:]}
         estimates |= {f"{name}: recall gain at equal precision": found for name, found in gains.items()}
-        missing = len(rows) - len(known)
+        if settings.gate is not None:
+            save_gate(chosen_gate(data, rules[settings.rule], fit, held, settings), settings.gate)
+        missing = int((~known).sum())
         return Result(
-            **about("uncertainty-boundary", data, None, settings), rows=len(rows),
+            **about("uncertainty-boundary", data, None, settings), rows=len(found.rows),
             estimates=estimates, abstentions={"missing": missing} if missing else {},
             tables={"thresholds": [row for name, rule in rules.items() for row in _levels(name, rule)]},
             notes=_notes(estimates, gains, len(fit), len(held), settings),
@@ -74,6 +79,16 @@ def fit_rules(items: np.ndarray, settings: Settings) -> dict[str, Boundary]:
         "cuts": fit_cuts(scores, uncertainties, correct, settings.precision, settings.levels, settings.bins),
         "isotonic": fit_isotonic(scores, uncertainties, correct, settings.precision, settings.levels),
     }
+
+
+def chosen_gate(data: str, rule: Boundary, fit: np.ndarray, held: np.ndarray, settings: Settings) -> Gate:
+    """The rule as a gate, with what it did on the `held` items [n, 3] that it was not fitted on."""
+    gate = Gate(
+        method=settings.rule, score=settings.score, uncertainty=settings.uncertainty if rule.edges else None,
+        thresholds=rule.floors(), edges=rule.edges, required_precision=settings.precision, level=settings.level,
+        label_from=label_floor(fit[:, 0], rule.accepts(fit[:, 0], fit[:, 1]), settings.label_share),
+    )
+    return calibrated(gate, data, rule.accepts(held[:, 0], held[:, 1]), held[:, 2], held_out=True)
 
 
 def measured(name: str, rule: Boundary, items: np.ndarray, level: float) -> dict[str, Estimate]:
@@ -124,8 +139,8 @@ def recall_gain(scores: Any, correct: Any, accepted: Any, axis: int = -1) -> Any
 def _levels(name: str, rule: Boundary) -> list[dict[str, Any]]:
     edges = [*rule.edges, None]
     return [
-        {"rule": name, "uncertainty_up_to": edge, "score_from": None if math.isinf(threshold) else threshold}
-        for edge, threshold in zip(edges, rule.thresholds, strict=True)
+        {"rule": name, "uncertainty_up_to": edge, "score_from": threshold}
+        for edge, threshold in zip(edges, rule.floors(), strict=True)
     ]
 
 

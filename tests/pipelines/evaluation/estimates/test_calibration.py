@@ -44,12 +44,12 @@ def test_digits_of_self_j_on_their_scale(run):
     rng = np.random.default_rng(1)
     digits = rng.integers(0, 10, 1500)
     correct = rng.random(1500) < digits / 9
-    result = run(digits, correct, "high=9", "precision=0.8", "gold_share=0.1")
+    result = run(digits, correct, "high=9", "precision=0.8", "label_share=0.1")
     assert result.estimates["ece"].value < 0.06
-    fates = {row["decision"]: row for row in result.tables["gate"]}
-    assert fates["accept"]["right"] >= 0.8 and sum(row["items"] for row in fates.values()) == 1500
-    assert 0 < fates["gold"]["share"] <= 0.25 and fates["abstain"]["right"] < fates["gold"]["right"]
-    assert any(note.startswith("accept scores from") for note in result.notes)
+    fates = {row["fate"]: row for row in result.tables["gate"]}
+    assert fates["keep"]["right"] >= 0.8 and sum(row["items"] for row in fates.values()) == 1500
+    assert 0 < fates["label"]["share"] <= 0.25 and fates["abstain"]["right"] < fates["label"]["right"]
+    assert any(note.startswith("keep scores from") for note in result.notes)
     with pytest.raises(InputError, match=r"scores are outside 0\.\.1, as \d; set low and high"):
         run(digits, correct)
 
@@ -59,10 +59,10 @@ def test_abstentions_enter_no_area_and_are_never_accepted(run):
     scores = list(rng.random(300))
     correct = [True] * 300
     known = run(scores, correct)
-    more = run([*scores, None, None], [*correct, False, False], "gold_share=0.01")
+    more = run([*scores, None, None], [*correct, False, False], "label_share=0.01")
     assert more.estimates == known.estimates and more.abstentions == {"missing": 2}
-    fates = {row["decision"]: row["items"] for row in more.tables["gate"]}
-    assert fates["gold"] >= 2 and fates["accept"] <= 300
+    fates = {row["fate"]: row["items"] for row in more.tables["gate"]}
+    assert fates["label"] >= 2 and fates["keep"] <= 300
     assert known.estimates["calibration_auc"].value is None and known.estimates["calibration_auc"].why
 
 
@@ -88,4 +88,4 @@ def test_self_consistency_on_real_solutions(shared_data, run):
     assert result.estimates["accuracy"].value == 0.3825
     assert result.estimates["calibration_auc"].value == pytest.approx(0.8762, abs=1e-4)
     assert [row["n"] for row in result.tables["reliability"]] == [895, 292, 201, 212]
-    assert result.tables["gate"][0]["items"] == 212 and "accept scores from 1:" in result.notes[-1]
+    assert result.tables["gate"][0]["items"] == 212 and "keep scores from 1:" in result.notes[-1]

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from actors.gates import Gate
 from actors.weighed_verdicts import expected_digit, parse_digits
 from pipelines.evaluation.estimates.gates import (
     Boundary,
-    Gate,
     auc_interval,
     aurc,
     brier,
@@ -144,13 +144,10 @@ def test_a_lucky_share_without_enough_items_is_no_promise():
     assert choose_threshold(np.linspace(0, 1, 200), np.ones(200), 0.9) is not None
 
 
-def test_a_gate_accepts_routes_and_abstains():
-    gate = Gate(Boundary((0.8, 0.9), edges=(0.1,)), gold_from=0.5)
-    assert gate.decide(0.85, 0.05) == "accept" and gate.decide(0.85, 0.1) == "accept"
-    assert gate.decide(0.85, 0.2) == "gold" and gate.decide(0.85) == "gold"
-    assert gate.decide(0.4, 0.05) == "abstain"
-    assert gate.decide(None) == "gold" and Gate(Boundary((0.8,))).decide(None) == "abstain"
-    assert list(gate.boundary.accepts([0.85, 0.85], [0.05, 0.2])) == [True, False]
+def test_a_boundary_accepts_by_level_of_uncertainty():
+    boundary = Boundary((0.8, math.inf), edges=(0.1,))
+    assert list(boundary.accepts([0.85, 0.85], [0.05, 0.2])) == [True, False]
+    assert boundary.floors() == (0.8, None)
     with pytest.raises(ValueError, match="one more threshold"):
         Boundary((0.8,), edges=(0.1,))
 
@@ -159,9 +156,9 @@ def test_a_gate_accepts_routes_and_abstains():
 @given(ITEMS, st.floats(0.05, 0.95), st.floats(0, 1))
 def test_a_chosen_gate_never_labels_more_than_it_may_beyond_ties(items, precision, share):
     scores, correct = columns(items)
-    gate = choose_gate(scores, correct, precision, gold_share=share)
-    fates = [gate.decide(score) for score in scores]
-    labelled = [score for score, fate in zip(scores, fates, strict=True) if fate == "gold"]
+    gate = choose_gate(scores, correct, precision, label_share=share)
+    fates = [gate.decide(score).fate for score in scores]
+    labelled = [score for score, fate in zip(scores, fates, strict=True) if fate == "label"]
     assert sum(score > min(labelled) for score in labelled) <= share * len(items) if labelled else True
 
 
@@ -169,5 +166,17 @@ def test_the_gate_of_self_j_is_a_threshold_on_the_expected_digit():
     logps = {digit: math.log(p) for digit, p in {"5": 0.1, "6": 0.2, "7": 0.4, "8": 0.2}.items()}
     score = expected_digit(logps)
     assert score == pytest.approx(6.7778, abs=1e-4)
-    assert Gate(Boundary((6.5,))).decide(score) == "accept" and Gate(Boundary((7.0,))).decide(score) == "abstain"
-    assert Gate(Boundary((0.0,))).decide(parse_digits("{}").value) == "abstain"
+    fates = [Gate(method="self_j", thresholds=(threshold,)).decide(score).fate for threshold in (6.5, 7.0)]
+    assert fates == ["keep", "abstain"]
+    assert Gate(method="self_j", thresholds=(0.0,)).decide(parse_digits("{}").value).fate == "abstain"
+
+
+@settings(deadline=None)
+@given(ITEMS, st.floats(0.01, 1))
+def test_a_coverage_is_kept_and_no_more_than_ties_add(items, coverage):
+    scores, correct = columns(items)
+    gate = choose_gate(scores, correct, 0.9, coverage=coverage)
+    kept = [score for score in scores if gate.decide(score).fate == "keep"]
+    assert len(kept) >= coverage * len(items) - 1e-9
+    assert sum(score > min(kept) for score in kept) < coverage * len(items) + 1e-9
+    assert not gate.promised and gate.required_coverage == coverage and gate.method == "coverage"
