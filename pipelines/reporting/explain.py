@@ -132,7 +132,8 @@ def _print_pair(console: Console, pair: dict[str, Any], found: dict[str, Any]) -
 
 def _print_ends(console: Console, found: dict[str, Any]) -> None:
     prompts = ", ".join(f"{name or 'unknown template'} {hashed}" for hashed, name in found["prompts"].items())
-    _line(console, f"made by weights {', '.join(found['weights']) or '-'}; asked with {prompts or 'the bare prompt'}")
+    asked = f"; judges were asked with {prompts}" if prompts else ""
+    _line(console, f"made by weights {', '.join(found['weights']) or '-'}{asked}")
     for step in found["steps"]:
         loss = "not finite" if step["loss"] is None else f"loss {step['loss']:.4f}"
         _line(console, f"step {step['step']}: {loss}" + (", not taken" if step["skipped"] else ""))
